@@ -1,0 +1,196 @@
+"""Settings of every job: typed, checked, each with its meaning and unit.
+
+A setting comes, strongest first, from the command line, the environment (AVADER_...), the TOML
+text of `--config`, the recipe (train only) and the default here. This room opens no file: the
+caller gives the text.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from avader.errors import InputError
+from avader.recipe import Positive, Preprocessing, Recipe
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class JobSettings(BaseSettings):
+    """What every verb takes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="AVADER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        nested_model_default_partial_update=True,
+    )
+
+    config: str | None = None
+    """URI of a TOML file with any of these settings."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment is stronger than the TOML text, which comes as init arguments."""
+        return env_settings, init_settings
+
+
+class ClusterSettings(JobSettings):
+    """What every verb that runs on Ray takes."""
+
+    address: str | None = None
+    """Address of a Ray cluster; none: RAY_ADDRESS, or a Ray of this machine alone."""
+    workers: int = Field(0, ge=0)
+    """Worker processes; 0 takes one per CPU, or one per GPU where there are any."""
+
+
+class SimulateSettings(JobSettings):
+    """Draw a mock survey of galaxies with known truth (needs the extra `mock`)."""
+
+    out: str
+    """Folder URI for the cutouts and the table survey.parquet."""
+    count: Positive = 3000
+    """Galaxies."""
+    size: int = Field(64, ge=16, le=1024)
+    """Side of a cutout, px."""
+    seed: Seed = 0
+    """Seed: the same seed draws the same survey, galaxy by galaxy."""
+    broken: int = Field(6, ge=0)
+    """Cutouts, of the count, that are broken on purpose, in turn of each kind."""
+
+
+class PackSettings(ClusterSettings):
+    """Pack cutouts into shards of model-ready pixels."""
+
+    source: str
+    """A folder or glob of PNG, JPEG or FITS files, or a Parquet table of image bytes or paths."""
+    out: str
+    """Folder URI for the shards and their manifest."""
+    like: str | None = None
+    """URI of a model folder whose preprocessing is taken; `--preprocessing.*` overrides it."""
+    id_column: str = "object_id"
+    """Table column with the object's id; files have their path below the source, less suffix."""
+    ra_column: str | None = None
+    """Table column with right ascension, degrees ICRS; none takes `ra` if it is there."""
+    dec_column: str | None = None
+    """Table column with declination, degrees ICRS; none takes `dec` if it is there."""
+    image_column: str = "image"
+    """Table column with the image: bytes, or paths relative to the table."""
+    rows_per_shard: Positive = 1000
+    """Objects of the source that make one shard."""
+    preprocessing: Preprocessing = Preprocessing()
+    """From bytes to pixels."""
+
+
+class TrainSettings(ClusterSettings, Recipe):
+    """Train a model on packed cutouts."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    data: str
+    """Folder URI of packed cutouts."""
+    out: str
+    """Folder URI for the model; checkpoints and metrics go to training/ below it."""
+    recipe: str = "galaxies-64"
+    """Name of a built-in recipe (demo, galaxies-64, mnist, paper) or the URI of a TOML file."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where workers train; auto takes GPUs where the cluster has them."""
+    max_failures: int = Field(3, ge=-1)
+    """Restarts after lost workers before the run gives up; -1 never gives up."""
+
+
+class ImportPublishedSettings(JobSettings):
+    """Turn the paper's Keras weights into a model folder (needs the extra `published`)."""
+
+    weights: str
+    """URI of saved_weights.h5."""
+    out: str
+    """Folder URI for the model."""
+
+
+class InferenceSettings(ClusterSettings):
+    """What verbs that run a trained model take."""
+
+    model: str
+    """Folder URI of the model."""
+    out: str
+    """Folder URI for the catalogue."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; bfloat16 is faster and changes probabilities slightly."""
+    tile: Positive = 16
+    """Images the network computes at once; fixed for a catalogue, the last tile is padded."""
+
+
+class ClassifySettings(InferenceSettings):
+    """Classify packed cutouts into a catalogue of morphological components."""
+
+    data: str
+    """Folder URI of packed cutouts."""
+    batch: Positive = 64
+    """Images a worker reads into memory at once; changes no number."""
+    reconstruction: bool = True
+    """Decode again for reconstruction_error; --no-reconstruction leaves it null, saves time."""
+    accept_mismatch: tuple[str, ...] = ()
+    """Preprocessing settings that may differ from the model's, such as crop; recorded."""
+
+
+class GenerateSettings(InferenceSettings):
+    """Draw a synthetic catalogue from a model's mixture."""
+
+    count: Positive
+    """Objects."""
+    seed: Seed = 0
+    """Seed of the synthetic sky: object i is the same whatever the count."""
+    components: tuple[int, ...] = ()
+    """Components to draw from, by number from 0, with their weights renormalised; empty: all."""
+    variance_scale: float = Field(1.0, gt=0)
+    """Factor on the components' variances (the paper's figures used 0.5)."""
+    rows_per_shard: Positive = 10_000
+    """Objects of a shard."""
+
+
+class VerifySettings(JobSettings):
+    """Check a catalogue or packed data: counts, digests, schema, duplicates, probabilities."""
+
+    catalogue: str
+    """Folder URI of a catalogue or of packed cutouts."""
+
+
+class ReportSettings(JobSettings):
+    """Write a self-contained page about a catalogue and its model."""
+
+    model: str
+    """Folder URI of the model."""
+    catalogue: str
+    """Folder URI of the classified catalogue."""
+    data: str | None = None
+    """Folder URI of the packed cutouts; none takes the one the catalogue was made from."""
+    out: str
+    """Folder for index.html."""
+
+
+SETTINGS: Mapping[str, type[JobSettings]] = {
+    "simulate": SimulateSettings,
+    "pack": PackSettings,
+    "train": TrainSettings,
+    "import-published": ImportPublishedSettings,
+    "classify": ClassifySettings,
+    "generate": GenerateSettings,
+    "verify": VerifySettings,
+    "report": ReportSettings,
+}

@@ -1,0 +1,101 @@
+"""Units of work, their names, what remains of them, and the plan's fingerprint.
+
+A unit of work is a shard with a name. What it writes, name and bytes, is a pure function of the
+plan and the unit, so a unit may be done again by anyone, at any time, without harm.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One shard of work.
+
+    name: unique within the plan, fit for a file name ("00000042").
+    inputs: JSON values that tell the worker what to read or make.
+    """
+
+    name: str
+    inputs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a finished unit counted.
+
+    rows_in: objects taken from the input; rows: rows in the part; rejects: rows refused.
+    size: bytes of the part; sha256 and rejects_sha256: digests of the two objects written.
+    """
+
+    unit: str
+    rows_in: int
+    rows: int
+    rejects: int
+    size: int
+    sha256: str
+    rejects_sha256: str
+
+    def __post_init__(self) -> None:
+        assert self.rows_in == self.rows + self.rejects, f"rows lost in unit {self.unit}: {self}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the bytes of an output folder.
+
+    kind: "cutouts", "classified" or "synthetic".
+    settings: JSON values that decide content (never addresses, worker counts or credentials).
+    units: in the order of the output.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    units: tuple[Unit, ...] = field(default=())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the plan as canonical JSON."""
+        text = canonical_json({"kind": self.kind, "settings": self.settings, "units": self.units})
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def remaining(self, done: Collection[str]) -> list[Unit]:
+        """Units whose names are not among the done ones, in plan order."""
+        done = set(done)
+        return [unit for unit in self.units if unit.name not in done]
+
+
+def unit_name(number: int) -> str:
+    """Name of the unit with this number, sorting as numbers do up to 10^8 - 1."""
+    return f"{number:08d}"
+
+
+def part_name(unit: str) -> str:
+    """Path of a unit's rows below the output folder."""
+    return f"parts/{unit}.parquet"
+
+
+def rejects_name(unit: str) -> str:
+    """Path of a unit's rejects below the output folder; written last, it marks the unit done."""
+    return f"rejects/{unit}.parquet"
+
+
+def ranges(total: int, step: int) -> list[tuple[int, int]]:
+    """Half-open ranges [start, stop) of at most `step` that cover 0..total; empty for 0."""
+    return [(start, min(start + step, total)) for start in range(0, total, step)]
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text with sorted keys and no spaces; tuples are lists, dataclasses are objects."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Unit | Receipt):
+        return asdict(value)
+    raise TypeError(f"not a JSON value: {value!r}")

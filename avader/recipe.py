@@ -1,0 +1,193 @@
+"""What is learned, and how: preprocessing, network, mixture, schedule, optimiser.
+
+Every field has its meaning and unit; `avader train --help` prints them. A recipe is a TOML file
+with these sections (see avader/recipes/). Legend: B images, C bands, H W pixels, D latent
+dimensions, K components.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Kernel = Annotated[int, Field(gt=0, le=31, multiple_of=1)]
+
+
+class Section(BaseModel):
+    """A section of settings: unknown names are refused, values cannot change once checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Preprocessing(Section):
+    """How a cutout's bytes become model-ready pixels in [0, 1]."""
+
+    crop: int = Field(0, ge=0)
+    """Side of the central square that is kept, px of the input; 0 keeps the whole cutout."""
+    bands: tuple[int, ...] = ()
+    """Input bands to keep, by number from 0 (RGB images: 0 1 2); empty keeps all."""
+    weights: tuple[float, ...] = ()
+    """One weight per kept band: their weighted sum is the one output band; empty keeps the
+    bands apart."""
+    size: int = Field(64, ge=8, le=4096)
+    """Side of the output, px."""
+    resample: Literal["nearest", "box", "bilinear", "bicubic", "lanczos", "bilinear-unfiltered"] = (
+        "bilinear"
+    )
+    """Resampling kernel; widened when it reduces, but for nearest and bilinear-unfiltered."""
+    limits: Literal["minmax", "percentiles", "fixed"] = "minmax"
+    """What becomes 0 and 1: each image's least and greatest value, its percentiles, or one
+    fixed range of flux. All bands of an image share their limits."""
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    """The two percentiles, percent, for limits = percentiles."""
+    fixed: tuple[float, float] = (0.0, 255.0)
+    """Lower and upper limit, input flux units, for limits = fixed."""
+    stretch: Literal["linear", "asinh", "log"] = "linear"
+    """Curve between the limits, u in [0, 1]: u, asinh(u/s)/asinh(1/s), log(1+u/s)/log(1+1/s)."""
+    softening: float = Field(0.1, gt=0)
+    """s of the stretch, as a fraction of the range between the limits."""
+    missing: Literal["reject", "median", "zero"] = "reject"
+    """NaN and masked pixels: refuse the cutout, or fill with its median or with 0 flux."""
+    max_missing: float = Field(0.1, ge=0, le=1)
+    """Greatest fraction of missing pixels that is filled; above it the cutout is a reject."""
+    dtype: Literal["uint8", "float16"] = "uint8"
+    """Type of the stored pixels: uint8 holds round(255 x), float16 holds x."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.weights and self.bands and len(self.weights) != len(self.bands):
+            raise ValueError(
+                f"weights: wanted one per kept band ({len(self.bands)}), got {len(self.weights)}"
+            )
+        if min(self.bands, default=0) < 0 or len(set(self.bands)) < len(self.bands):
+            raise ValueError(f"bands: wanted distinct numbers from 0, got {list(self.bands)}")
+        for name in ("percentiles", "fixed"):
+            low, high = getattr(self, name)
+            if not low < high:
+                raise ValueError(f"{name}: wanted low < high, got {low} and {high}")
+        if not (0 <= self.percentiles[0] and self.percentiles[1] <= 100):
+            raise ValueError(f"percentiles: wanted 0 to 100, got {list(self.percentiles)}")
+        return self
+
+
+PUBLISHED_PREPROCESSING = Preprocessing(
+    crop=192,
+    bands=(0, 1, 2),
+    # The published code applies luminance weights to channels in BGR order.
+    weights=(0.0721, 0.7154, 0.2125),
+    size=128,
+    resample="bilinear-unfiltered",
+)
+
+
+class Network(Section):
+    """The encoder's and decoder's sizes (paper, section 3.4)."""
+
+    size: int = Field(64, ge=8, le=1024)
+    """Side of the images, px; divisible by 2 for every block."""
+    bands: Positive = 1
+    """Bands of the images."""
+    latent: Positive = 20
+    """D, latent dimensions."""
+    filters: tuple[Positive, ...] = (32, 32, 16)
+    """Filters of the encoder's blocks, first to last; the decoder's are their reverse."""
+    kernels: tuple[Kernel, ...] = (3, 5, 5)
+    """Odd kernel sizes of the encoder's blocks, px."""
+    decoder_kernels: tuple[Kernel, ...] = (5, 5, 5)
+    """Odd kernel sizes of the decoder's blocks, first to last, px."""
+    slope: float = Field(0.1, ge=0, lt=1)
+    """Slope of the leaky ReLU below 0."""
+    upsampling: Literal["half-pixel", "legacy"] = "half-pixel"
+    """Bilinear up-sampling: half-pixel centres (torch, Keras 3), or as TensorFlow 1 did it."""
+    output: Literal["relu", "sigmoid"] = "relu"
+    """Last activation: relu for the squared error, sigmoid for the cross-entropy."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        blocks = len(self.filters)
+        for name in ("kernels", "decoder_kernels"):
+            kernels = getattr(self, name)
+            if len(kernels) != blocks:
+                raise ValueError(f"{name}: wanted one per block ({blocks}), got {len(kernels)}")
+            if any(kernel % 2 == 0 for kernel in kernels):
+                raise ValueError(f"{name}: wanted odd sizes, got {list(kernels)}")
+        if self.size % 2**blocks:
+            raise ValueError(f"size: wanted a multiple of {2**blocks}, got {self.size}")
+        return self
+
+
+PUBLISHED_NETWORK = Network(
+    size=128, bands=1, latent=20, filters=(64, 64, 16), kernels=(3, 5, 5), upsampling="legacy"
+)
+
+
+class Mixture(Section):
+    """The Gaussian mixture over the latent space."""
+
+    components: Positive = 12
+    """K, components."""
+    initial_rows: Positive = 20_000
+    """Images of the sample from which the first mixture is made."""
+    initial_starts: Positive = 5
+    """Starts of k-means and EM, of which the likeliest is kept."""
+    variance_floor: float = Field(1e-4, gt=0)
+    """Least variance of a component along a latent dimension."""
+
+
+class Schedule(Section):
+    """Phases (paper, sections 3.3 and 4.1)."""
+
+    gamma: float = Field(5e-4, ge=0)
+    """Weight of the unit-Gaussian KL in the gamma phase."""
+    gamma_epochs: Positive = 100
+    """Epochs of the gamma phase."""
+    periods: Positive = 5
+    """Periods of annealing and static training."""
+    annealing_epochs: Positive = 25
+    """Epochs of annealing in a period: the mixture KL's weight is min(1, gamma + (e/E)^power)."""
+    static_epochs: int = Field(25, ge=0)
+    """Epochs in a period with that weight at 1."""
+    annealing_power: float = Field(3.0, gt=0)
+    """Power of the annealing polynomial."""
+    kl_weight: float = Field(0.3, gt=0)
+    """Factor on the mixture KL throughout (paper, section 4.1)."""
+
+
+class Optimiser(Section):
+    """Adam and its surroundings."""
+
+    batch: Positive = 190
+    """Images of a global batch, whatever the number of workers."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """First learning rate."""
+    final_learning_rate: float = Field(1e-6, gt=0)
+    """Learning rate of the last epochs, reached by steps."""
+    decay_every: Positive = 5
+    """Epochs between steps of the learning rate."""
+    clip: float = Field(1.0, gt=0)
+    """Gradient values are clipped at this once the mixture trains."""
+    l2: float = Field(0.01, ge=0)
+    """Factor on the sum of squares of weights and biases, added once per batch."""
+
+
+class Recipe(Section):
+    """A whole training."""
+
+    network: Network = Network()
+    """Sizes of the network."""
+    mixture: Mixture = Mixture()
+    """The mixture and how it starts."""
+    schedule: Schedule = Schedule()
+    """Phases and weights."""
+    optimiser: Optimiser = Optimiser()
+    """Adam, batch, decay, clipping, L2."""
+    loss: Literal["mse", "cross-entropy"] = "mse"
+    """Reconstruction error, summed over bands and pixels, averaged over the batch."""
+    flips: bool = True
+    """Random horizontal and vertical flips at every read."""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of weights, data order, flips and sampling."""
+    checkpoint_epochs: Positive = 1
+    """Epochs between checkpoints."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network in training: float32, or bfloat16 autocast."""
