@@ -1,0 +1,1 @@
+"""Names, types, units and checks of catalogue columns."""

@@ -1,0 +1,1 @@
+"""Cutouts: bytes become checked, model-ready pixels."""

@@ -1,0 +1,1 @@
+"""A trained model made fast: same numbers, fixed tiles."""

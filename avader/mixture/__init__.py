@@ -1,0 +1,1 @@
+"""The Gaussian mixture over the latent space (torch, numpy)."""

@@ -1,0 +1,1 @@
+"""Each verb as a function; those that run on Ray live only here."""

@@ -1,0 +1,1 @@
+"""Where cutouts come from: files, tables, a mock survey."""

@@ -1,0 +1,35 @@
+"""What every test may ask for: the real data, a Ray of two cores, an S3 server."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before anything starts Ray: see "what bites first" of Ray 2.60 in the design notes.
+os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+
+pytest_plugins = ["tests.s3"]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real galaxies; tests that need it skip where it is absent."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("AVADER_REAL_DATA", default))
+    if not (folder / "galaxy_zoo_5class.parquet").exists():
+        pytest.skip(f"no real data: set AVADER_REAL_DATA to its folder (looked in {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray of two cores for the whole test session."""
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR)
+    yield
+    ray.shutdown()

@@ -1,0 +1,1 @@
+"""The S3 server of the tests."""
