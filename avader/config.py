@@ -5,11 +5,12 @@ text of `--config`, the recipe (train only) and the default here. This room open
 caller gives the text.
 """
 
+import argparse
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from avader.errors import InputError
@@ -99,8 +100,6 @@ class PackSettings(ClusterSettings):
 
 class TrainSettings(ClusterSettings, Recipe):
     """Train a model on packed cutouts."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     data: str
     """Folder URI of packed cutouts."""
@@ -194,3 +193,70 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
     "verify": VerifySettings,
     "report": ReportSettings,
 }
+
+ReadText = Callable[[str], str]
+
+
+def parse(
+    verb: str,
+    arguments: Sequence[str],
+    *,
+    read_text: ReadText,
+    recipe_text: ReadText,
+) -> JobSettings:
+    """Settings of a verb from its command-line arguments.
+
+    read_text gives the text behind a URI, recipe_text the text of a recipe by name or URI.
+    Raises InputError where a setting is missing, unknown or out of range; `--help` and unknown
+    options end the program as argparse does.
+    """
+    kind = SETTINGS[verb]
+    given = _early(arguments)
+    settings: dict[str, Any] = {}
+    if given.config is not None:
+        settings = _toml(read_text(given.config), given.config)
+    if verb == "train":
+        recipe = given.recipe or settings.get("recipe") or kind.model_fields["recipe"].default
+        settings = _merged(_toml(recipe_text(recipe), recipe), settings)
+    try:
+        return kind(_cli_parse_args=list(arguments), _cli_prog_name=f"avader {verb}", **settings)
+    except ValidationError as error:
+        raise InputError(_in_words(verb, error)) from error
+
+
+def _early(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options that name files, which are needed before the others are read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--recipe")
+    return parser.parse_known_args(list(arguments))[0]
+
+
+def _toml(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"wanted TOML in {name}: {error}") from error
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings' settings, section by section; those of `over` win."""
+    both = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], dict) and isinstance(over[name], dict):
+            both[name] = _merged(under[name], over[name])
+    return both
+
+
+def _in_words(verb: str, error: ValidationError) -> str:
+    """A line for each wrong setting: its option, what was wanted, what came."""
+    lines = []
+    for problem in error.errors():
+        option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        if problem["type"] == "missing":
+            lines.append(f"{option} is needed")
+            continue
+        wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        came = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+        lines.append(f"{option}: wanted {wanted.removeprefix('wanted ')}{came}")
+    return "; ".join(lines) + f"; see `avader {verb} --help`"

@@ -65,7 +65,7 @@ class Preprocessing(Section):
             low, high = getattr(self, name)
             if not low < high:
                 raise ValueError(f"{name}: wanted low < high, got {low} and {high}")
-        if not (0 <= self.percentiles[0] and self.percentiles[1] <= 100):
+        if self.percentiles[0] < 0 or self.percentiles[1] > 100:
             raise ValueError(f"percentiles: wanted 0 to 100, got {list(self.percentiles)}")
         return self
 

@@ -1,0 +1,191 @@
+"""Name, type, unit, UCD and meaning of every column: the one source of truth.
+
+Legend: B images, C bands, H W pixels, D latent dimensions, K components.
+Vectors are fixed_size_list, which pyarrow, pandas, polars, DuckDB and astropy all open.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+
+import pyarrow as pa
+
+from avader.errors import InputError
+
+
+class Flag(IntFlag):
+    """Bits of the column `flags`."""
+
+    SATURATED = 1
+    TOUCHES_EDGE = 2
+    MASKED_PIXELS = 4
+    LOW_LIKELIHOOD = 8
+
+
+FLAG_MEANINGS = {
+    Flag.SATURATED: "a pixel holds the greatest value its type (or SATURATE) can hold",
+    Flag.TOUCHES_EDGE: "a pixel at the rim is brighter than half of the limits' range",
+    Flag.MASKED_PIXELS: "missing pixels were filled",
+    Flag.LOW_LIKELIHOOD: "log_likelihood is below that of 999 in 1000 draws of the mixture",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. length: "K", "D", "CHW" for vectors, empty for scalars."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    ucd: str
+    meaning: str
+    length: str = ""
+
+
+_OBJECT_ID = Column("object_id", pa.string(), "", "meta.id;meta.main", "the survey's own id")
+_POSITION = (
+    Column("ra", pa.float64(), "deg", "pos.eq.ra;meta.main", "right ascension, ICRS"),
+    Column("dec", pa.float64(), "deg", "pos.eq.dec;meta.main", "declination, ICRS"),
+    Column("_healpix_29", pa.int64(), "", "pos.healpix", "HEALPix pixel, order 29, nested"),
+)
+_FLAGS = Column("flags", pa.int32(), "", "meta.code.qual", "bits, see the table of flags")
+_COMPONENT = Column(
+    "component", pa.int16(), "", "meta.code.class", "number of the mixture component, from 0"
+)
+
+CUTOUT_COLUMNS = (
+    _OBJECT_ID,
+    *_POSITION,
+    Column("image", pa.uint8(), "", "obs.image", "model-ready pixels, tensor [C, H, W]", "CHW"),
+    Column("limit_low", pa.float64(), "", "stat.min", "flux at pixel value 0, input units"),
+    Column("limit_high", pa.float64(), "", "stat.max", "flux at pixel value 1, input units"),
+    _FLAGS,
+)
+CLASSIFIED_COLUMNS = (
+    _OBJECT_ID,
+    *_POSITION,
+    _COMPONENT,
+    Column(
+        "probability", pa.float32(), "", "stat.probability", "posterior of every component", "K"
+    ),
+    Column("entropy", pa.float32(), "", "stat.value", "entropy of `probability`, nats"),
+    Column("latent_mean", pa.float32(), "", "stat.mean", "encoder's mean", "D"),
+    Column("latent_logvar", pa.float32(), "", "stat.variance", "encoder's log variance, nats", "D"),
+    Column(
+        "log_likelihood",
+        pa.float32(),
+        "",
+        "stat.likelihood",
+        "log p(z) under the mixture at the encoder's mean, nats",
+    ),
+    Column(
+        "reconstruction_error",
+        pa.float32(),
+        "",
+        "stat.fit.residual",
+        "mean squared error per pixel, on the [0, 1] scale",
+    ),
+    _FLAGS,
+)
+SYNTHETIC_COLUMNS = (
+    Column("index", pa.int64(), "", "meta.id;meta.main", "address in the synthetic sky, from 0"),
+    _COMPONENT,
+    Column("latent", pa.float32(), "", "stat.value", "the latent that was drawn", "D"),
+    Column("image", pa.uint8(), "", "obs.image", "decoded pixels, [C, H, W] flattened", "CHW"),
+)
+REJECT_COLUMNS = (
+    _OBJECT_ID,
+    Column("unit", pa.string(), "", "meta.id.part", "unit of work that refused the object"),
+    Column("reason", pa.string(), "", "meta.code.error", "one of the listed reasons"),
+    Column("detail", pa.string(), "", "meta.note", "what was wrong, in words"),
+)
+COLUMNS = {
+    "cutouts": CUTOUT_COLUMNS,
+    "classified": CLASSIFIED_COLUMNS,
+    "synthetic": SYNTHETIC_COLUMNS,
+    "rejects": REJECT_COLUMNS,
+}
+RESERVED = frozenset(column.name for columns in COLUMNS.values() for column in columns)
+POSITION_NAMES = tuple(column.name for column in _POSITION)
+
+
+def cutout_schema(
+    shape: tuple[int, int, int], *, dtype: str, positions: bool, carried: Iterable[pa.Field] = ()
+) -> pa.Schema:
+    """Columns of a cutout shard; shape is (C, H, W), dtype uint8 or float16."""
+    tensor = pa.fixed_shape_tensor(_pixel_type(dtype), shape)
+    fields = [
+        pa.field("image", tensor, nullable=False) if column.name == "image" else _field(column, {})
+        for column in _present(CUTOUT_COLUMNS, positions)
+    ]
+    return pa.schema([*fields, *carried])
+
+
+def classified_schema(
+    *, latent: int, components: int, positions: bool, carried: Iterable[pa.Field] = ()
+) -> pa.Schema:
+    """Columns of a classified catalogue; latent is D, components K."""
+    lengths = {"D": latent, "K": components}
+    fields = [_field(column, lengths) for column in _present(CLASSIFIED_COLUMNS, positions)]
+    return pa.schema([*fields, *carried])
+
+
+def synthetic_schema(shape: tuple[int, int, int], *, latent: int) -> pa.Schema:
+    """Columns of a synthetic catalogue; the image's shape (C, H, W) is in its metadata."""
+    bands, height, width = shape
+    lengths = {"D": latent, "CHW": bands * height * width}
+    fields = [_field(column, lengths) for column in SYNTHETIC_COLUMNS]
+    image = fields.pop().with_metadata({"shape": f"[{bands}, {height}, {width}]"})
+    return pa.schema([*fields, image])
+
+
+def reject_schema() -> pa.Schema:
+    """Columns of the rejects."""
+    return pa.schema([_field(column, {}) for column in REJECT_COLUMNS])
+
+
+def check_carried(names: Iterable[str]) -> None:
+    """Raise InputError where a carried column has a name of ours."""
+    taken = sorted(RESERVED & set(names))
+    if taken:
+        raise InputError(
+            f"wanted carried columns with names of their own, got {', '.join(taken)}, which the "
+            "catalogue uses itself; rename them in the source"
+        )
+
+
+def carried_fields(schema: pa.Schema) -> list[pa.Field]:
+    """The fields of a shard's schema that are not ours."""
+    return [field.remove_metadata() for field in schema if field.name not in RESERVED]
+
+
+def column_table(columns: Sequence[Column]) -> str:
+    """The columns as a Markdown table, for the README."""
+    rows = ["| column | type | unit | UCD | meaning |", "|---|---|---|---|---|"]
+    for column in columns:
+        kind = f"{column.type}[{column.length}]" if column.length else str(column.type)
+        unit = column.unit or "-"
+        rows.append(f"| `{column.name}` | {kind} | {unit} | {column.ucd} | {column.meaning} |")
+    return "\n".join(rows)
+
+
+def flag_table() -> str:
+    """The bits of `flags` as a Markdown table, for the README."""
+    rows = ["| bit | name | meaning |", "|---|---|---|"]
+    rows += [
+        f"| {flag.value} | `{flag.name}` | {meaning} |" for flag, meaning in FLAG_MEANINGS.items()
+    ]
+    return "\n".join(rows)
+
+
+def _present(columns: Sequence[Column], positions: bool) -> list[Column]:
+    return [column for column in columns if positions or column.name not in POSITION_NAMES]
+
+
+def _field(column: Column, lengths: dict[str, int]) -> pa.Field:
+    kind = pa.list_(column.type, lengths[column.length]) if column.length else column.type
+    return pa.field(column.name, kind)
+
+
+def _pixel_type(dtype: str) -> pa.DataType:
+    return {"uint8": pa.uint8(), "float16": pa.float16()}[dtype]

@@ -1,0 +1,178 @@
+"""plan.json, written first, says what a folder is for; manifest.json, written last, what it is.
+
+Readers trust nothing but the manifest.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from avader.errors import InputError
+from avader.io import storage
+from avader.io.models import parse_json
+from avader.io.shards import receipt_json
+from avader.plan import Plan, Receipt
+
+VERSION = 1
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished folder. settings: of its plan; parts: as listed; digest: of the file."""
+
+    uri: str
+    kind: str
+    fingerprint: str
+    settings: dict[str, Any]
+    totals: dict[str, int]
+    parts: list[dict[str, Any]]
+    facts: dict[str, Any]
+    provenance: dict[str, Any]
+    digest: str
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the parts below the folder."""
+        return [part["path"] for part in self.parts]
+
+
+def open_plan(out: str, plan: Plan) -> None:
+    """Claim an output folder for a plan, or find it claimed by the same one.
+
+    Raises InputError where the folder holds another plan, with what differs.
+    """
+    uri = storage.join(out, PLAN)
+    if not storage.exists(uri):
+        strangers = [
+            name for name in (MANIFEST, "parts") if storage.exists(storage.join(out, name))
+        ]
+        if strangers:
+            raise InputError(
+                f"wanted an empty output folder, got {storage.public_uri(out)} with "
+                f"{', '.join(strangers)} of unknown origin; choose another --out"
+            )
+        storage.write_bytes(uri, _plan_bytes(plan))
+        return
+    held = parse_json(storage.read_bytes(uri), uri)
+    if held.get("fingerprint") != plan.fingerprint:
+        raise InputError(
+            f"{storage.public_uri(out)} holds another plan: {_difference(held, plan)}; repeat the "
+            "first command to go on with it, or choose another --out"
+        )
+
+
+def is_finished(out: str) -> bool:
+    """Whether a folder's manifest has been written."""
+    return storage.exists(storage.join(out, MANIFEST))
+
+
+def write_manifest(
+    out: str,
+    plan: Plan,
+    receipts: Sequence[Receipt],
+    *,
+    provenance: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Manifest:
+    """Write manifest.json, the last object of a folder; receipts in plan order, one per unit.
+
+    facts: what a reader of this kind of folder needs (a tensor's shape, K, D).
+    """
+    assert [receipt.unit for receipt in receipts] == [unit.name for unit in plan.units]
+    totals = {
+        name: sum(getattr(receipt, name) for receipt in receipts)
+        for name in ("rows_in", "rows", "rejects")
+    }
+    content = {
+        "format": f"avader-{plan.kind}",
+        "version": VERSION,
+        "kind": plan.kind,
+        "plan": plan.fingerprint,
+        "settings": plan.settings,
+        "totals": totals,
+        "facts": dict(facts or {}),
+        "parts": [receipt_json(receipt) for receipt in receipts],
+        "provenance": dict(provenance),
+    }
+    storage.write_bytes(storage.join(out, MANIFEST), _json_bytes(content))
+    return read_manifest(out)
+
+
+def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
+    """The manifest of a finished folder, of the kind wanted (any by default).
+
+    Raises InputError where there is none, where it is of another kind, or not readable.
+    """
+    where = storage.join(uri, MANIFEST)
+    if not storage.exists(where):
+        begun = storage.exists(storage.join(uri, PLAN))
+        raise InputError(
+            f"wanted a finished folder with {MANIFEST}, got {storage.public_uri(uri)} "
+            + ("whose run has not ended; repeat its command" if begun else "without one")
+        )
+    data = storage.read_bytes(where)
+    content = parse_json(data, where)
+    if (
+        not str(content.get("format", "")).startswith("avader-")
+        or content.get("version") != VERSION
+    ):
+        raise InputError(f"wanted an avader manifest, version {VERSION}, in {where}")
+    if kind is not None and content["kind"] != kind:
+        raise InputError(
+            f"wanted a folder of {kind}, got {storage.public_uri(uri)} of {content['kind']}"
+        )
+    return Manifest(
+        uri=uri,
+        kind=content["kind"],
+        fingerprint=content["plan"],
+        settings=content["settings"],
+        totals=content["totals"],
+        parts=content["parts"],
+        facts=content["facts"],
+        provenance=content["provenance"],
+        digest=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _plan_bytes(plan: Plan) -> bytes:
+    return _json_bytes(
+        {
+            "format": "avader-plan",
+            "version": VERSION,
+            "kind": plan.kind,
+            "fingerprint": plan.fingerprint,
+            "settings": plan.settings,
+            "units": len(plan.units),
+        }
+    )
+
+
+def _difference(held: Mapping[str, Any], plan: Plan) -> str:
+    """What differs between the plan in a folder and the one wanted, in words."""
+    if held.get("kind") != plan.kind:
+        return f"it is for {held.get('kind')}, this one for {plan.kind}"
+    before, now = _flat(held.get("settings", {})), _flat(plan.settings)
+    differing = [
+        f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    return "; ".join(differing[:8]) or "its input has changed"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, as JSON would give them back."""
+    flat: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(settings)).items():
+        flat |= (
+            _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        )
+    return flat
+
+
+def _json_bytes(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()

@@ -1,0 +1,90 @@
+"""A unit's two objects: parts/<unit>.parquet with its rows, then rejects/<unit>.parquet.
+
+The rejects, with the unit's receipt in their footer, are written last: where they exist, the
+unit is done. Both are functions of the plan and the unit alone, so a writer that was thought
+dead does no harm.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avader.errors import InputError
+from avader.io import storage
+from avader.plan import Receipt, Unit, canonical_json, part_name, rejects_name
+
+# Bytes depend on these, so every plan records them.
+WRITER = {"compression": "zstd", "compression_level": 3, "row_group_size": 2000, "version": "2.6"}
+RECEIPT_KEY = b"avader.receipt"
+READERS = 16
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file: the same bytes for the same table."""
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    sink = io.BytesIO()
+    pq.write_table(table, sink, use_dictionary=texts, **WRITER)
+    return sink.getvalue()
+
+
+def write_unit(
+    out: str, unit: Unit, *, rows_in: int, table: pa.Table, rejects: pa.Table
+) -> Receipt:
+    """Write a unit's part, then its rejects, and return what was counted."""
+    part = parquet_bytes(table)
+    receipt = {
+        "unit": unit.name,
+        "rows_in": rows_in,
+        "rows": table.num_rows,
+        "rejects": rejects.num_rows,
+        "size": len(part),
+        "sha256": hashlib.sha256(part).hexdigest(),
+    }
+    refused = parquet_bytes(
+        rejects.replace_schema_metadata({RECEIPT_KEY: canonical_json(receipt).encode()})
+    )
+    counted = Receipt(**receipt, rejects_sha256=hashlib.sha256(refused).hexdigest())
+    storage.write_bytes(storage.join(out, part_name(unit.name)), part)
+    storage.write_bytes(storage.join(out, rejects_name(unit.name)), refused)
+    return counted
+
+
+def done_units(out: str) -> set[str]:
+    """Names of the units that are done in an output folder."""
+    found = storage.list_files(storage.join(out, "rejects"), (".parquet",))
+    return {PurePosixPath(uri).stem for uri in found}
+
+
+def read_receipts(out: str, units: Iterable[str]) -> list[Receipt]:
+    """What done units counted, in the order given."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda unit: _read_receipt(out, unit), units))
+
+
+def _read_receipt(out: str, unit: str) -> Receipt:
+    data = storage.read_bytes(storage.join(out, rejects_name(unit)))
+    metadata = pq.ParquetFile(io.BytesIO(data)).schema_arrow.metadata or {}
+    if RECEIPT_KEY not in metadata:
+        raise InputError(f"wanted a unit's receipt in {storage.public_uri(out)}, unit {unit}")
+    receipt = json.loads(metadata[RECEIPT_KEY])
+    return Receipt(**receipt, rejects_sha256=hashlib.sha256(data).hexdigest())
+
+
+def read_part(uri: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part of a finished folder as a table; columns: those to read, all by default."""
+    with storage.open_input(storage.join(uri, path)) as file:
+        return pq.read_table(file, columns=list(columns) if columns is not None else None)
+
+
+def receipt_json(receipt: Receipt) -> dict[str, str | int]:
+    """The receipt as the manifest lists it."""
+    counts = asdict(receipt)
+    unit = counts.pop("unit")
+    return {"path": part_name(unit), "rejects_path": rejects_name(unit), **counts}
