@@ -1,4 +1,4 @@
-"""The one error that people see: bad input, told before any work starts."""
+"""The errors that people see."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,15 @@ class InputError(ValueError):
     The message says what was wanted, what came and what to do. A job that meets it prints the
     message alone and ends with exit code 2.
     """
+
+
+class CheckFailed(RuntimeError):
+    """A check of `avader verify` failed; exit code 1."""
+
+    exit_code = 1
+
+
+class UnitsFailed(RuntimeError):
+    """Some units of work failed and all others are done; exit code 3."""
+
+    exit_code = 3

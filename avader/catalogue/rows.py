@@ -1,0 +1,71 @@
+"""Numbers become rows: tables with the columns that schema.py declares."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from avader.catalogue.schema import reject_schema
+
+
+class Reject(NamedTuple):
+    """An object that was refused, and why."""
+
+    object_id: str
+    reason: str
+    detail: str
+
+
+def vectors(values: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """Rows (N, L) as a fixed-size list array of that type."""
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1), type_.value_type)
+    return pa.FixedSizeListArray.from_arrays(flat, type_.list_size).cast(type_)
+
+
+def images(pixels: np.ndarray, type_: pa.DataType) -> pa.Array:
+    """Pixels (N, C, H, W) as a fixed-shape tensor array of that type."""
+    flat = pa.array(np.ascontiguousarray(pixels).reshape(-1), type_.storage_type.value_type)
+    storage = pa.FixedSizeListArray.from_arrays(flat, type_.storage_type.list_size)
+    return pa.ExtensionArray.from_storage(type_, storage.cast(type_.storage_type))
+
+
+def pixels(column: pa.ChunkedArray) -> np.ndarray:
+    """Pixels (N, C, H, W) of a fixed-shape tensor column; of N = 0 too."""
+    shape = tuple(column.type.shape)
+    chunks = [np.asarray(c.storage.flatten()).reshape(-1, *shape) for c in column.chunks if len(c)]
+    if not chunks:
+        return np.zeros((0, *shape), column.type.value_type.to_pandas_dtype())
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+
+def table(
+    schema: pa.Schema, columns: Mapping[str, np.ndarray | pa.Array | pa.ChunkedArray]
+) -> pa.Table:
+    """A table of this schema; vectors and tensors are given as plain numpy arrays."""
+    return pa.Table.from_arrays(
+        [_array(columns[field.name], field.type) for field in schema], schema=schema
+    )
+
+
+def reject_table(rejects: Sequence[Reject], unit: str) -> pa.Table:
+    """The rejects of a unit, in the order given."""
+    return pa.Table.from_pylist(
+        [{**reject._asdict(), "unit": unit} for reject in rejects], schema=reject_schema()
+    )
+
+
+def count_by(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs, by value."""
+    names, counts = np.unique(np.array(list(values), dtype=object), return_counts=True)
+    return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _array(values: np.ndarray | pa.Array | pa.ChunkedArray, type_: pa.DataType) -> pa.Array:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values.cast(type_) if values.type != type_ else values
+    if isinstance(type_, pa.FixedShapeTensorType):
+        return images(values, type_)
+    if pa.types.is_fixed_size_list(type_):
+        return vectors(values, type_)
+    return pa.array(values, type_)

@@ -1,0 +1,74 @@
+"""Ray: joined where there is one, started on this machine where there is none."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Read when ray.data is imported: without it each execution starts 32 footer readers.
+os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+
+import ray
+
+from avader.config import ClusterSettings
+from avader.errors import InputError
+
+
+@contextmanager
+def cluster(settings: ClusterSettings) -> Iterator[int]:
+    """Join or start Ray for the length of a job; yields the number of worker processes.
+
+    Raises InputError where the address given does not answer.
+    """
+    begun = not ray.is_initialized()
+    if begun:
+        _start(settings)
+    _quieten()
+    try:
+        yield settings.workers or _worker_count()
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def gpus_per_worker() -> float:
+    """1 where the cluster has GPUs, else 0."""
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+
+
+def _start(settings: ClusterSettings) -> None:
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    options = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
+    if address:
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError as error:
+            raise InputError(
+                f"wanted a Ray cluster at {address}, got no answer: {error}; check --address and "
+                "RAY_ADDRESS, or leave both away to work on this machine"
+            ) from error
+        return
+    # One slot more than workers: Ray Train's controller and Ray Data's tasks need one.
+    slots = max(settings.workers, os.cpu_count() or 1) + 1
+    ray.init(num_cpus=slots, include_dashboard=False, **options)
+
+
+def _worker_count() -> int:
+    resources = ray.cluster_resources()
+    if resources.get("GPU", 0) >= 1:
+        return int(resources["GPU"])
+    return max(1, min(int(resources.get("CPU", 1)), _cores()))
+
+
+def _cores() -> int:
+    """CPUs of the machines, without the extra slot of a local Ray."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return os.cpu_count() or 1 if len(alive) == 1 else 10**9
+
+
+def _quieten() -> None:
+    """Our own progress lines replace Ray Data's bars and chatter."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

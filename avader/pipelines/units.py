@@ -1,0 +1,94 @@
+"""Units of work on Ray Data: what is missing is done, then counted, then declared finished.
+
+A unit is one block. Its worker writes the unit's objects itself, so that rows never pass through
+the driver, and gives back a receipt. A killed run is repeated with the same command.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from ray.exceptions import RayError
+
+from avader.errors import InputError
+from avader.io import shards
+from avader.pipelines.cluster import gpus_per_worker
+from avader.pipelines.progress import Progress, say
+from avader.plan import Plan, Receipt, Unit
+
+DoUnit = Callable[[Unit], Receipt]
+
+
+def finish_units(
+    plan: Plan,
+    out: str,
+    *,
+    make: Callable[[], DoUnit],
+    workers: int,
+    progress: Progress,
+) -> list[Receipt]:
+    """Do the plan's units that are not done yet; receipts of all, in plan order.
+
+    make: called once in each worker process, gives the function that does a unit.
+    """
+    done = shards.done_units(out)
+    remaining = plan.remaining(done)
+    receipts = {r.unit: r for r in shards.read_receipts(out, _named(plan, done))}
+    if receipts:
+        progress.before = progress.done = sum(receipt.rows_in for receipt in receipts.values())
+        say(f"  going on: {len(receipts):,} of {len(plan.units):,} units were done before")
+    if remaining:
+        for receipt in _do_units(remaining, make=make, workers=min(workers, len(remaining))):
+            receipts[receipt.unit] = receipt
+            progress.add(receipt.rows_in, receipt.rejects)
+    return [receipts[unit.name] for unit in plan.units]
+
+
+def _named(plan: Plan, done: set[str]) -> list[str]:
+    return [unit.name for unit in plan.units if unit.name in done]
+
+
+def _do_units(
+    units: Sequence[Unit], *, make: Callable[[], DoUnit], workers: int
+) -> Iterator[Receipt]:
+    rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
+    # One block per unit: otherwise units are lumped into a few blocks.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        _Worker,
+        fn_constructor_args=(make,),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=gpus_per_worker(),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+    )
+    try:
+        for row in dataset.iter_rows():
+            yield Receipt(**json.loads(row["receipt"]))
+    except RayError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The InputError behind a worker's failure, where there is one."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, InputError):
+            return InputError(str(getattr(seen, "cause", seen)))
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return error
+
+
+class _Worker:
+    """A worker process: made once, does units one after another."""
+
+    def __init__(self, make: Callable[[], DoUnit]) -> None:
+        self.do_unit = make()
+
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        units = [json.loads(text) for text in batch["unit"]]
+        receipts = [self.do_unit(Unit(**unit)) for unit in units]
+        return {"receipt": np.array([json.dumps(asdict(receipt)) for receipt in receipts])}
