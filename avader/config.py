@@ -98,7 +98,7 @@ class PackSettings(ClusterSettings):
     """From bytes to pixels."""
 
 
-class TrainSettings(ClusterSettings, Recipe):
+class TrainSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds of model_config
     """Train a model on packed cutouts."""
 
     data: str

@@ -36,6 +36,11 @@ def gpus_per_worker() -> float:
     return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
 
 
+def device() -> str:
+    """Where the workers of this cluster run a model: "cuda" or "cpu"."""
+    return "cuda" if gpus_per_worker() else "cpu"
+
+
 def _start(settings: ClusterSettings) -> None:
     address = settings.address or os.environ.get("RAY_ADDRESS")
     options = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}

@@ -1,0 +1,227 @@
+"""`classify`: packed cutouts become a catalogue of morphological components.
+
+A unit is a shard of cutouts; its part has the same name. Numbers depend on the image and the
+model alone: the engine computes fixed tiles, posteriors are in float64 from the encoder's mean.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from avader.api import Model, load_model
+from avader.catalogue import rows, schema
+from avader.catalogue.provenance import package_versions, provenance
+from avader.config import ClassifySettings
+from avader.errors import InputError
+from avader.images.checks import Reason
+from avader.io import manifest, shards, storage
+from avader.io.manifest import Manifest
+from avader.io.models import ModelFiles, read_model
+from avader.pipelines.cluster import cluster, device
+from avader.pipelines.progress import Progress, say
+from avader.pipelines.units import finish_units
+from avader.plan import Plan, Receipt, Unit
+
+Columns = dict[str, np.ndarray]
+
+
+def run(settings: ClassifySettings) -> None:
+    """Classify packed cutouts. Raises InputError for bad input before any work starts."""
+    out, data_uri = storage.absolute(settings.out), storage.absolute(settings.data)
+    data = manifest.read_manifest(data_uri, kind="cutouts")
+    model = read_model(storage.absolute(settings.model))
+    differing = check_match(data, model, accepted=settings.accept_mismatch)
+    plan = _plan(settings, data, model)
+    manifest.open_plan(out, plan)
+    if manifest.is_finished(out):
+        say(f"{settings.out} is finished already: nothing to do")
+        return
+    say(
+        f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
+        f"with model {model.digest[:12]}"
+    )
+    with cluster(settings) as workers:
+        on = device()
+        receipts = finish_units(
+            plan,
+            out,
+            make=lambda: ClassifyUnit(settings, data, on),
+            workers=workers,
+            progress=Progress("classified", data.totals["rows"]),
+        )
+    written = manifest.write_manifest(
+        out,
+        plan,
+        receipts,
+        facts=_facts(model),
+        provenance=provenance(
+            model=model.digest,
+            data=data.digest,
+            preprocessing_accepted=differing,
+            precision=settings.precision,
+            backend=f"torch {on}",
+            tile=settings.tile,
+        ),
+    )
+    say(
+        f"classified {written.totals['rows']:,} cutouts "
+        f"({written.totals['rejects']:,} rejects) into {settings.out}"
+    )
+
+
+def check_match(
+    data: Manifest, model: ModelFiles, *, accepted: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Settings of the preprocessing that differ and were accepted, with both values.
+
+    Raises InputError where data and model differ otherwise, with both shown.
+    """
+    packed, wanted = data.settings["preprocessing"], model.config["preprocessing"]
+    unknown = sorted(set(accepted) - wanted.keys())
+    if unknown:
+        raise InputError(
+            f"--accept-mismatch: wanted names among {', '.join(wanted)}, got {', '.join(unknown)}"
+        )
+    differing = {
+        name: {"model": wanted[name], "data": packed.get(name)}
+        for name in wanted
+        if packed.get(name) != wanted[name]
+    }
+    refused = [name for name in differing if name not in accepted]
+    if refused:
+        shown = "; ".join(
+            f"{name} is {differing[name]['data']} in the data, {differing[name]['model']} in the "
+            "model"
+            for name in refused
+        )
+        raise InputError(
+            f"the cutouts were not prepared as the model's were: {shown}. Pack them with `--like "
+            f"MODEL`, or accept it with `--accept-mismatch {','.join(refused)}`"
+        )
+    network = model.config["network"]
+    shape = [network["bands"], network["size"], network["size"]]
+    if list(data.settings["shape"]) != shape:
+        raise InputError(
+            f"wanted cutouts of {shape} (bands, height, width), got {data.settings['shape']} in "
+            f"{storage.public_uri(data.uri)}; pack them with `--like MODEL`"
+        )
+    return differing
+
+
+def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan:
+    return Plan(
+        kind="classified",
+        settings={
+            "model": model.digest,
+            "data": data.digest,
+            "data_uri": storage.public_uri(storage.absolute(settings.data)),
+            "precision": settings.precision,
+            "tile": settings.tile,
+            "reconstruction": settings.reconstruction,
+            "writer": shards.WRITER,
+            "versions": package_versions(),
+        },
+        units=tuple(
+            Unit(path.removeprefix("parts/").removesuffix(".parquet"), {"path": path})
+            for path in data.paths
+        ),
+    )
+
+
+def _facts(model: ModelFiles) -> dict[str, Any]:
+    return {
+        "components": model.config["mixture"]["components"],
+        "latent": model.config["network"]["latent"],
+    }
+
+
+@dataclass
+class ClassifyUnit:
+    """Classifies one shard after another with a model held in this process."""
+
+    settings: ClassifySettings
+    data: Manifest
+    device: str
+    model: Model = field(init=False)
+    low_likelihood: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        uri = storage.absolute(self.settings.model)
+        self.model = load_model(
+            uri, device=self.device, precision=self.settings.precision, tile=self.settings.tile
+        )
+        self.low_likelihood = self.model.config["low_likelihood"]
+
+    def __call__(self, unit: Unit) -> Receipt:
+        """Read a shard, classify its cutouts batch by batch, write the unit's rows."""
+        cutouts = shards.read_part(self.data.uri, unit.inputs["path"])
+        pixels = rows.pixels(cutouts["image"])
+        batch = self.settings.batch
+        parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
+        columns = _concatenated(parts, self.numbers(pixels[:0]))
+        good = np.isfinite(columns["log_likelihood"])
+        rejects = [
+            rows.Reject(str(name), Reason.NOT_FINITE, "the encoder's output is not finite")
+            for name in cutouts["object_id"].filter(pa.array(~good)).to_pylist()
+        ]
+        return shards.write_unit(
+            storage.absolute(self.settings.out),
+            unit,
+            rows_in=cutouts.num_rows,
+            table=self._table(cutouts, columns).filter(pa.array(good)),
+            rejects=rows.reject_table(rejects, unit.name),
+        )
+
+    def numbers(self, pixels: np.ndarray) -> Columns:
+        """The catalogue's numbers of these images.
+
+        pixels: (B, C, H, W) as packed. Returns columns of B rows each.
+        """
+        mean, logvar = self.model.encode(pixels)
+        return {
+            "latent_mean": mean,
+            "latent_logvar": logvar,
+            "probability": self.model.posterior(mean),
+            "log_likelihood": self.model.log_likelihood(mean),
+            "reconstruction_error": self._reconstruction_error(pixels, mean),
+        }
+
+    def _reconstruction_error(self, pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """(B,) mean squared error per pixel, in float64; NaN where it was not asked for."""
+        if not self.settings.reconstruction:
+            return np.full(len(pixels), np.nan)
+        scale = 255 if pixels.dtype == np.uint8 else 1
+        residual = pixels.astype(np.float64) / scale - self.model.decode(mean)
+        return np.square(residual).reshape(len(pixels), -1).mean(axis=1)
+
+    def _table(self, cutouts: pa.Table, columns: Columns) -> pa.Table:
+        probability = columns["probability"]
+        low = columns["log_likelihood"] < self.low_likelihood
+        error = pa.array(columns["reconstruction_error"], pa.float32(), from_pandas=True)
+        ours = {
+            **columns,
+            "component": probability.argmax(axis=1).astype(np.int16),
+            "entropy": entropy(probability),
+            "reconstruction_error": error,
+            "flags": cutouts["flags"].to_numpy() | low * np.int32(schema.Flag.LOW_LIKELIHOOD),
+        }
+        wanted = schema.classified_schema(
+            latent=columns["latent_mean"].shape[1],
+            components=probability.shape[1],
+            positions="ra" in cutouts.column_names,
+            carried=schema.carried_fields(cutouts.schema),
+        )
+        carried = {name: cutouts[name] for name in wanted.names if name not in ours}
+        return rows.table(wanted, {**carried, **ours})
+
+
+def entropy(probability: np.ndarray) -> np.ndarray:
+    """Entropy in nats of each row of (B, K) probabilities; 0 log 0 is 0."""
+    logs = np.log(np.where(probability > 0, probability, 1))
+    return -(probability * logs).sum(axis=1)
+
+
+def _concatenated(parts: list[Columns], empty: Columns) -> Columns:
+    return {name: np.concatenate([part[name] for part in [*parts, empty]]) for name in empty}

@@ -1,0 +1,85 @@
+"""Ids that occur twice, found before packing: the first in source order is kept.
+
+Workers send 16-byte digests of ids, never rows; one task compares them, so the result is the same
+for any number of workers.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+from numpy.typing import NDArray
+
+from avader.plan import Unit
+from avader.survey.sources import describe_row, read_ids
+
+Digests = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Rows to refuse: by unit name, then by row of the unit, which row was kept instead."""
+
+    by_unit: Mapping[str, Mapping[int, str]]
+
+    def of(self, unit: str) -> Mapping[int, str]:
+        """The rows of one unit."""
+        return self.by_unit.get(unit, {})
+
+
+def find_duplicates(units: Sequence[Unit]) -> Duplicates:
+    """Compare the ids of all units on the cluster."""
+    digests = [_digests.remote(unit) for unit in units]
+    repeats = ray.get(_repeats.remote(*digests))
+    starts = np.cumsum([0, *repeats["counts"]])
+    by_unit: dict[str, dict[int, str]] = {}
+    for repeated, kept in zip(repeats["repeated"], repeats["kept"], strict=True):
+        unit, row = _locate(units, starts, repeated)
+        kept_unit, kept_row = _locate(units, starts, kept)
+        by_unit.setdefault(unit.name, {})[row] = (
+            f"the same id is kept from {describe_row(kept_unit, kept_row)}"
+        )
+    return Duplicates(by_unit)
+
+
+def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple[Unit, int]:
+    number = int(np.searchsorted(starts, row, side="right")) - 1
+    return units[number], int(row - starts[number])
+
+
+@ray.remote(num_cpus=1)
+def _digests(unit: Unit) -> Digests:
+    """(N, 2) words of each id's digest; (0, 0) for a row without an id."""
+    raw = b"".join(
+        hashlib.blake2b(name.encode(), digest_size=16).digest() if name else bytes(16)
+        for name in read_ids(unit)
+    )
+    return np.frombuffer(raw, np.uint64).reshape(-1, 2)
+
+
+@ray.remote(num_cpus=1)
+def _repeats(*digests: Digests) -> dict[str, NDArray[np.int64]]:
+    """Global rows that repeat an earlier one, and that earlier one; and the rows of each unit."""
+    repeated, kept = repeated_rows(np.concatenate([np.zeros((0, 2), np.uint64), *digests]))
+    return {
+        "repeated": repeated,
+        "kept": kept,
+        "counts": np.array([len(part) for part in digests], np.int64),
+    }
+
+
+def repeated_rows(digests: Digests) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows (in order) whose digest occurred before, and the first row that has it.
+
+    digests: (N, 2); rows of zeros are no ids and never repeat.
+    """
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal digests stay in row order
+    ordered = digests[order]
+    first = np.ones(len(order), bool)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    kept = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
+    again = ~first & ordered.any(axis=1)
+    rows = np.argsort(order[again], kind="stable")
+    return order[again][rows], kept[again][rows]

@@ -1,0 +1,142 @@
+"""`generate`: a fan-out of mixture sampling becomes a synthetic catalogue.
+
+A unit is a range of object numbers. Object i depends on the model, the seed and i alone.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from avader.api import Model, load_model
+from avader.catalogue import rows, schema
+from avader.catalogue.provenance import package_versions, provenance
+from avader.config import GenerateSettings
+from avader.io import manifest, shards, storage
+from avader.io.models import ModelFiles, read_model
+from avader.mixture.random import LAYOUT_VERSION
+from avader.pipelines.cluster import cluster, device
+from avader.pipelines.progress import Progress, say
+from avader.pipelines.units import finish_units
+from avader.plan import Plan, Receipt, Unit, ranges, unit_name
+
+
+def run(settings: GenerateSettings) -> None:
+    """Draw a synthetic catalogue. Raises InputError for bad input before any work starts."""
+    out = storage.absolute(settings.out)
+    model = read_model(storage.absolute(settings.model))
+    check_components(settings.components, model.config["mixture"]["components"])
+    plan = _plan(settings, model)
+    manifest.open_plan(out, plan)
+    if manifest.is_finished(out):
+        say(f"{settings.out} is finished already: nothing to do")
+        return
+    say(
+        f"drawing {settings.count:,} objects in {len(plan.units):,} shards "
+        f"from model {model.digest[:12]}, seed {settings.seed}"
+    )
+    with cluster(settings) as workers:
+        on = device()
+        receipts = finish_units(
+            plan,
+            out,
+            make=lambda: GenerateUnit(settings, on),
+            workers=workers,
+            progress=Progress("drawn", settings.count),
+        )
+    network = model.config["network"]
+    manifest.write_manifest(
+        out,
+        plan,
+        receipts,
+        facts={
+            "shape": [network["bands"], network["size"], network["size"]],
+            "latent": network["latent"],
+            "components": model.config["mixture"]["components"],
+            "pixels": "uint8, round(255 x) of the decoded image clipped to [0, 1]",
+        },
+        provenance=provenance(
+            model=model.digest,
+            seed=settings.seed,
+            random_layout=LAYOUT_VERSION,
+            precision=settings.precision,
+            backend=f"torch {on}",
+            tile=settings.tile,
+        ),
+    )
+    say(f"drew {settings.count:,} objects into {settings.out}")
+
+
+def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:
+    content = {"count", "seed", "components", "variance_scale", "rows_per_shard"}
+    return Plan(
+        kind="synthetic",
+        settings={
+            **settings.model_dump(include=content | {"precision", "tile"}, mode="json"),
+            "model": model.digest,
+            "model_uri": storage.public_uri(storage.absolute(settings.model)),
+            "random_layout": LAYOUT_VERSION,
+            "writer": shards.WRITER,
+            "versions": package_versions(),
+        },
+        units=tuple(
+            Unit(unit_name(number), {"start": start, "stop": stop})
+            for number, (start, stop) in enumerate(ranges(settings.count, settings.rows_per_shard))
+        ),
+    )
+
+
+@dataclass
+class GenerateUnit:
+    """Draws one range of objects after another with a model held in this process."""
+
+    settings: GenerateSettings
+    device: str
+    model: Model = field(init=False)
+
+    def __post_init__(self) -> None:
+        uri = storage.absolute(self.settings.model)
+        self.model = load_model(
+            uri, device=self.device, precision=self.settings.precision, tile=self.settings.tile
+        )
+
+    def __call__(self, unit: Unit) -> Receipt:
+        """Draw, decode and write the objects of a unit."""
+        start, stop = unit.inputs["start"], unit.inputs["stop"]
+        z, component = self.model.sample(
+            stop - start,
+            self.settings.seed,
+            start=start,
+            components=self.settings.components or None,
+            variance_scale=self.settings.variance_scale,
+        )
+        images = self._images(z)
+        table = rows.table(
+            schema.synthetic_schema(images.shape[1:], latent=z.shape[1]),
+            {
+                "index": np.arange(start, stop, dtype=np.int64),
+                "component": component,
+                "latent": z,
+                "image": images.reshape(len(images), -1),
+            },
+        )
+        return shards.write_unit(
+            storage.absolute(self.settings.out),
+            unit,
+            rows_in=stop - start,
+            table=table,
+            rejects=rows.reject_table([], unit.name),
+        )
+
+    def _images(self, z: np.ndarray) -> np.ndarray:
+        """(B, C, H, W) uint8 of (B, D) latents, decoded in slices so that memory stays bounded."""
+        slices = [z[at : at + DECODE_ROWS] for at in range(0, len(z), DECODE_ROWS)]
+        return np.concatenate([to_uint8(self.model.decode(part)) for part in slices])
+
+
+# Images decoded to float32 at once: 64 MiB at 128 x 128.
+DECODE_ROWS = 1024
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """round(255 x) of float images, clipped to [0, 1] first."""
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)

@@ -1,0 +1,204 @@
+"""`pack`: cutouts of any source become shards of model-ready pixels with a manifest."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from avader.catalogue import rows, schema
+from avader.catalogue.pixels import healpix_29, position_problem
+from avader.catalogue.provenance import package_versions, provenance
+from avader.config import PackSettings
+from avader.errors import InputError
+from avader.images.checks import CutoutError, Reason
+from avader.images.cutouts import Cutout, prepare
+from avader.images.decode import decode_image
+from avader.io import manifest, shards, storage
+from avader.io.models import read_model
+from avader.pipelines.cluster import cluster
+from avader.pipelines.duplicates import Duplicates, find_duplicates
+from avader.pipelines.progress import Progress, say
+from avader.pipelines.units import finish_units
+from avader.plan import Plan, Receipt, Unit
+from avader.recipe import Preprocessing
+from avader.survey.sources import Columns, Source, open_source, read_unit
+
+# Cutouts looked at together in search of the first good one.
+PEEK_ROWS = 16
+
+
+def run(settings: PackSettings) -> None:
+    """Pack a source. Raises InputError for bad input before any work starts."""
+    out, preprocessing = storage.absolute(settings.out), _preprocessing(settings)
+    source = _open(settings)
+    plan = _plan(settings, source, preprocessing)
+    manifest.open_plan(out, plan)
+    if manifest.is_finished(out):
+        say(f"{settings.out} is finished already: nothing to do")
+        return
+    say(f"packing {len(source.files):,} files as {len(plan.units):,} shards into {settings.out}")
+    columns = schema.cutout_schema(
+        tuple(plan.settings["shape"]),
+        dtype=preprocessing.dtype,
+        positions=source.has_positions,
+        carried=source.carried,
+    )
+    with cluster(settings) as workers:
+        worker = PackUnit(out, preprocessing, columns, find_duplicates(plan.units))
+        receipts = finish_units(
+            plan,
+            out,
+            make=lambda: worker,
+            workers=workers,
+            progress=Progress("packed", None, noun="cutouts"),
+        )
+    written = manifest.write_manifest(out, plan, receipts, provenance=provenance())
+    totals = written.totals
+    say(
+        f"packed {totals['rows']:,} cutouts of {totals['rows_in']:,} "
+        f"({totals['rejects']:,} rejects) into {settings.out}"
+    )
+
+
+def _preprocessing(settings: PackSettings) -> Preprocessing:
+    """The preprocessing asked for: the model's where `--like` names one, with what overrides."""
+    if settings.like is None:
+        return settings.preprocessing
+    taken = read_model(settings.like).config["preprocessing"]
+    changed = settings.preprocessing.model_dump(exclude_unset=True)
+    return Preprocessing(**{**taken, **changed})
+
+
+def _open(settings: PackSettings) -> Source:
+    columns = Columns(
+        id=settings.id_column,
+        ra=settings.ra_column,
+        dec=settings.dec_column,
+        image=settings.image_column,
+    )
+    source = open_source(
+        storage.absolute(settings.source), columns=columns, reserved=schema.RESERVED
+    )
+    schema.check_carried(source.carried.names)
+    return source
+
+
+def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) -> Plan:
+    return Plan(
+        kind="cutouts",
+        settings={
+            "source": storage.public_uri(storage.absolute(settings.source)),
+            "columns": settings.model_dump(
+                include={"id_column", "ra_column", "dec_column", "image_column"}
+            ),
+            "rows_per_shard": settings.rows_per_shard,
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "shape": _shape(source, preprocessing),
+            "writer": shards.WRITER,
+            "versions": package_versions(),
+        },
+        units=source.units(settings.rows_per_shard),
+    )
+
+
+def _shape(source: Source, preprocessing: Preprocessing) -> tuple[int, int, int]:
+    """(C, H, W) of the packed pixels: where the bands are not declared, the first good cutout's.
+
+    Raises InputError where no cutout of the source is any good.
+    """
+    for unit in source.units(PEEK_ROWS):
+        for row in read_unit(unit).select(["image", "problem"]).to_pylist():
+            if row["image"] is None:
+                continue
+            try:
+                return prepare(decode_image(row["image"]), preprocessing).pixels.shape
+            except CutoutError as error:
+                last = f"{error.reason}: {error.detail}"
+    raise InputError(
+        f"wanted at least one usable cutout in {storage.public_uri(source.uri)}, got none "
+        f"(the last one: {last}); look at the source and at --preprocessing.*"
+    )
+
+
+@dataclass(frozen=True)
+class PackUnit:
+    """Packs one unit: all that a worker process needs to know."""
+
+    out: str
+    preprocessing: Preprocessing
+    schema: pa.Schema
+    duplicates: Duplicates
+
+    def __call__(self, unit: Unit) -> Receipt:
+        """Read, check and prepare a unit's cutouts and write its shard."""
+        source = read_unit(unit)
+        kept: list[int] = []
+        cutouts: list[Cutout] = []
+        rejects: list[rows.Reject] = []
+        repeated = self.duplicates.of(unit.name)
+        for number, row in enumerate(_light_rows(source)):
+            try:
+                cutouts.append(self._prepare(row, repeated.get(number)))
+                kept.append(number)
+            except CutoutError as error:
+                rejects.append(rows.Reject(row["object_id"] or "", error.reason, error.detail))
+        return shards.write_unit(
+            self.out,
+            unit,
+            rows_in=source.num_rows,
+            table=self._table(source.take(kept), cutouts),
+            rejects=rows.reject_table(rejects, unit.name),
+        )
+
+    def _prepare(self, row: Mapping[str, Any], repeated: str | None) -> Cutout:
+        """The row's cutout. Raises CutoutError with the first thing that is wrong with the row."""
+        if repeated is not None:
+            raise CutoutError(Reason.DUPLICATE_ID, repeated)
+        if not row["object_id"]:
+            raise CutoutError(Reason.NO_ID, "wanted an id, got none")
+        if row["problem"]:
+            raise CutoutError(Reason.UNREADABLE, row["problem"])
+        if "ra" in row and (problem := position_problem(row["ra"], row["dec"])):
+            raise CutoutError(Reason.BAD_POSITION, problem)
+        cutout = prepare(decode_image(row["image"]), self.preprocessing)
+        wanted = tuple(self.schema.field("image").type.shape)
+        if cutout.pixels.shape != wanted:
+            raise CutoutError(
+                Reason.WRONG_BANDS, f"wanted {wanted[0]} bands, got {cutout.pixels.shape[0]}"
+            )
+        return cutout
+
+    def _table(self, source: pa.Table, cutouts: list[Cutout]) -> pa.Table:
+        tensor = self.schema.field("image").type
+        pixels = [cutout.pixels for cutout in cutouts]
+        columns = {name: source[name] for name in source.column_names if name != "image"}
+        columns |= {
+            "image": np.stack(pixels) if pixels else np.zeros((0, *tensor.shape), np.uint8),
+            "limit_low": np.array([cutout.low for cutout in cutouts], np.float64),
+            "limit_high": np.array([cutout.high for cutout in cutouts], np.float64),
+            "flags": np.array([_flags(cutout) for cutout in cutouts], np.int32),
+        }
+        if "_healpix_29" in self.schema.names:
+            columns["_healpix_29"] = healpix_29(source["ra"].to_numpy(), source["dec"].to_numpy())
+        return rows.table(self.schema, columns)
+
+
+def _light_rows(source: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows one by one, without the carried columns."""
+    needed = [
+        name
+        for name in ("object_id", "ra", "dec", "image", "problem")
+        if name in source.column_names
+    ]
+    for batch in source.select(needed).to_batches(max_chunksize=64):
+        yield from batch.to_pylist()
+
+
+def _flags(cutout: Cutout) -> int:
+    return (
+        cutout.saturated * schema.Flag.SATURATED
+        | cutout.touches_edge * schema.Flag.TOUCHES_EDGE
+        | cutout.masked * schema.Flag.MASKED_PIXELS
+    )
