@@ -1,0 +1,72 @@
+"""Counter-based random numbers, addressed by (seed, stream, object index).
+
+Any object's numbers can be made alone, in any order, by anyone. Only raw Philox words are used:
+they are stable across numpy versions, a Generator's methods are not. Object i of a stream owns
+the words of `blocks` whole Philox blocks (4 words each), beginning at counter i * blocks; it uses
+the first `per_object` of them. Changing anything here changes every synthetic sky: raise
+LAYOUT_VERSION, which manifests record.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from avader.errors import InputError
+
+LAYOUT_VERSION = 1
+WORDS_PER_BLOCK = 4
+
+# The half added to the greatest 53-bit integer rounds up to 1 exactly, which has no finite
+# normal; the greatest double below 1 takes its place.
+BELOW_ONE = 1.0 - 2.0**-53
+
+
+class Stream(IntEnum):
+    """One stream of numbers per purpose."""
+
+    LATENT = 0
+    ORIENTATION = 1
+    POSITION = 2
+    NOISE = 3
+
+
+def words(seed: int, stream: Stream, start: int, count: int, per_object: int) -> NDArray[np.uint64]:
+    """Raw words (count, per_object) of objects start .. start + count - 1, in one Philox call.
+
+    seed: 0 to 2^63 - 1. Raises InputError for a range that the counter does not hold.
+    """
+    blocks = -(-per_object // WORDS_PER_BLOCK)
+    _check(seed, start, count, blocks)
+    key = np.array([seed, int(stream)], dtype=np.uint64)
+    counter = np.array([start * blocks, 0, 0, 0], dtype=np.uint64)
+    raw = np.random.Philox(key=key, counter=counter).random_raw(count * blocks * WORDS_PER_BLOCK)
+    return raw.reshape(count, blocks * WORDS_PER_BLOCK)[:, :per_object]
+
+
+def uniforms(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Words of any shape -> numbers strictly between 0 and 1: (w >> 11, plus 1/2) x 2^-53."""
+    values = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.minimum(values, BELOW_ONE)
+
+
+def normals(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Words of any shape -> standard normals: the inverse normal distribution, in float64.
+
+    The words are copied to one contiguous run first, so that a number never depends on how
+    its neighbours lie in memory.
+    """
+    flat = torch.from_numpy(np.ascontiguousarray(uniforms(raw)))
+    result: NDArray[np.float64] = torch.special.ndtri(flat).numpy()
+    return result
+
+
+def _check(seed: int, start: int, count: int, blocks: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed: wanted 0 to 2^63 - 1, got {seed}")
+    if start < 0 or count < 0 or (start + count) * blocks >= 2**64:
+        raise InputError(
+            f"wanted a range of objects from 0 up, below 2^64 / {blocks}, "
+            f"got start {start} and count {count}"
+        )
