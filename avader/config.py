@@ -255,8 +255,10 @@ def _in_words(verb: str, error: ValidationError) -> str:
         option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
         if problem["type"] == "missing":
             lines.append(f"{option} is needed")
-            continue
-        wanted = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        came = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
-        lines.append(f"{option}: wanted {wanted.removeprefix('wanted ')}{came}")
+        elif problem["type"] == "value_error":
+            # Ours, from a section's own check: "field: wanted ..., got ...".
+            lines.append(f"{option}.{problem['ctx']['error']}")
+        else:
+            wanted = problem["msg"].removeprefix("Input should be ")
+            lines.append(f"{option}: wanted {wanted}, got {problem['input']!r}")
     return "; ".join(lines) + f"; see `avader {verb} --help`"

@@ -3,6 +3,7 @@
 A unit is a range of object numbers. Object i depends on the model, the seed and i alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,7 @@ from avader.api import Model, load_model
 from avader.catalogue import rows, schema
 from avader.catalogue.provenance import package_versions, provenance
 from avader.config import GenerateSettings
+from avader.errors import InputError
 from avader.io import manifest, shards, storage
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION
@@ -24,7 +26,8 @@ def run(settings: GenerateSettings) -> None:
     """Draw a synthetic catalogue. Raises InputError for bad input before any work starts."""
     out = storage.absolute(settings.out)
     model = read_model(storage.absolute(settings.model))
-    check_components(settings.components, model.config["mixture"]["components"])
+    components = model.config["mixture"]["components"]
+    check_components(settings.components, components)
     plan = _plan(settings, model)
     manifest.open_plan(out, plan)
     if manifest.is_finished(out):
@@ -51,7 +54,7 @@ def run(settings: GenerateSettings) -> None:
         facts={
             "shape": [network["bands"], network["size"], network["size"]],
             "latent": network["latent"],
-            "components": model.config["mixture"]["components"],
+            "components": components,
             "pixels": "uint8, round(255 x) of the decoded image clipped to [0, 1]",
         },
         provenance=provenance(
@@ -64,6 +67,16 @@ def run(settings: GenerateSettings) -> None:
         ),
     )
     say(f"drew {settings.count:,} objects into {settings.out}")
+
+
+def check_components(wanted: Sequence[int], components: int) -> None:
+    """Raise InputError for component numbers that a mixture of K components has not."""
+    absent = sorted({number for number in wanted if not 0 <= number < components})
+    if absent or len(set(wanted)) < len(wanted):
+        raise InputError(
+            f"--components: wanted distinct numbers from 0 to {components - 1}, got "
+            f"{','.join(map(str, wanted))}"
+        )
 
 
 def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:

@@ -75,7 +75,8 @@ class Audit:
                 yield f"{name}: the parts hold {total:,}, the total says {self.held.totals[name]:,}"
         for part in self.held.parts:
             if part["rows_in"] != part["rows"] + part["rejects"]:
-                yield f"{part['path']}: {part['rows_in']} in, {part['rows']} + {part['rejects']} out"
+                out = f"{part['rows']} rows + {part['rejects']} rejects"
+                yield f"{part['path']}: {part['rows_in']} rows in, {out} out"
 
     def _strangers(self) -> list[str]:
         listed = {part[key] for part in self.held.parts for key in ("path", "rejects_path")}

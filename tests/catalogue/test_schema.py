@@ -1,0 +1,77 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from astropy.units import Unit
+from hypothesis import given
+from hypothesis import strategies as st
+
+from avader.catalogue import schema
+from avader.catalogue.pixels import healpix_29, position_problem
+from avader.errors import InputError
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_readme_tables_are_printed_from_the_schema():
+    text = README.read_text()
+    for columns in schema.COLUMNS.values():
+        assert schema.column_table(columns) in text
+    assert schema.flag_table() in text
+
+
+def test_units_and_ucds_are_the_field_s_own():
+    for column in (column for columns in schema.COLUMNS.values() for column in columns):
+        Unit(column.unit, format="vounit")
+        assert re.fullmatch(r"[a-z]+(\.[a-zA-Z]+)*(;[a-z]+(\.[a-zA-Z]+)*)*", column.ucd), column
+
+
+def test_every_flag_has_a_bit_of_its_own_and_a_meaning():
+    assert [flag.value for flag in schema.Flag] == [1, 2, 4, 8]
+    assert set(schema.FLAG_MEANINGS) == set(schema.Flag)
+
+
+def test_positions_and_carried_columns():
+    plain = schema.classified_schema(latent=2, components=3, positions=False)
+    assert "ra" not in plain.names
+    carried = [pa.field("votes", pa.float64())]
+    full = schema.classified_schema(latent=2, components=3, positions=True, carried=carried)
+    assert full.names[-1] == "votes"
+    assert full.field("probability").type == pa.list_(pa.float32(), 3)
+    assert schema.carried_fields(full) == carried
+
+
+def test_a_carried_column_of_our_name_is_refused():
+    with pytest.raises(InputError, match="got component, which the catalogue uses"):
+        schema.check_carried(["votes", "component"])
+    schema.check_carried(["votes"])
+
+
+@given(st.lists(st.tuples(st.floats(0, 360, exclude_max=True), st.floats(-90, 90)), max_size=20))
+def test_healpix_agrees_with_astropy_geometry(positions):
+    """The centre of the pixel found is within a pixel's size (0.4 milliarcseconds) of it."""
+    from cdshealpix.nested import healpix_to_skycoord
+
+    ra = np.array([p[0] for p in positions], float)
+    dec = np.array([p[1] for p in positions], float)
+    found = healpix_29(ra, dec)
+    assert found.dtype == np.int64
+    if not positions:
+        return
+    assert (found >= 0).all()
+    assert (found < 12 * 4**29).all()
+    from astropy.coordinates import SkyCoord
+
+    apart = healpix_to_skycoord(found, 29).separation(SkyCoord(ra, dec, unit="deg"))
+    assert (apart.arcsec < 1e-3).all()
+
+
+@pytest.mark.parametrize(
+    ("ra", "dec", "good"),
+    [(0, 0, True), (359.9, -90, True), (None, 1, False), (float("nan"), 1, False), (1, 91, False),
+     (1e4, 0, False)],
+)  # fmt: skip
+def test_positions_are_checked(ra, dec, good):
+    assert (position_problem(ra, dec) is None) is good

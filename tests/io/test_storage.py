@@ -1,0 +1,75 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from avader.errors import InputError
+from avader.io import storage
+
+
+def test_write_replaces_whole(tmp_path):
+    uri = str(tmp_path / "deep" / "x.bin")
+    storage.write_bytes(uri, b"one")
+    storage.write_bytes(uri, b"two")
+    assert storage.read_bytes(uri) == b"two"
+    assert os.listdir(tmp_path / "deep") == ["x.bin"]
+
+
+def test_list_is_sorted_recursive_and_without_hidden(tmp_path):
+    for name in ("b/2.png", "b/.x.tmp", "a.PNG", "c.txt", ".hidden/1.png"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    found = storage.list_files(str(tmp_path), (".png",))
+    assert found == [str(tmp_path / "a.PNG"), str(tmp_path / "b/2.png")]
+    assert storage.list_files(str(tmp_path / "absent")) == []
+
+
+def test_glob(tmp_path):
+    for name in ("1.png", "2.png", "d/3.png"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    assert storage.glob_files(f"{tmp_path}/*.png") == [f"{tmp_path}/1.png", f"{tmp_path}/2.png"]
+    assert len(storage.glob_files(f"{tmp_path}/**/*.png")) == 3
+
+
+def test_a_writer_killed_leaves_nothing_that_a_reader_sees(tmp_path):
+    code = (
+        "import os, signal; from avader.io import storage; "
+        "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL); "
+        f"storage.write_bytes({str(tmp_path / 'parts' / 'x')!r}, b'data')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    folder = str(tmp_path / "parts")
+    assert len(os.listdir(folder)) == 1
+    assert storage.list_files(folder) == []
+    storage.remove_asides(folder)
+    assert os.listdir(folder) == []
+
+
+def test_errors_say_what_to_do(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*absent.*check the path"):
+        storage.read_bytes(str(tmp_path / "absent"))
+    with pytest.raises(InputError, match="wanted a local path or a URI"):
+        storage.read_bytes("nonsense://x/y")
+    (tmp_path / "file").write_bytes(b"\xff")
+    with pytest.raises(InputError, match="cannot write"):
+        storage.write_bytes(str(tmp_path / "file" / "below"), b"")
+    with pytest.raises(InputError, match="UTF-8"):
+        storage.read_text(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("s3://key:secret@bucket/a/b", "s3://bucket/a/b"),
+        ("https://host/a?token=1", "https://host/a"),
+        ("/plain/path", "/plain/path"),
+    ],
+)
+def test_public_uri_has_no_credentials(uri, shown):
+    assert storage.public_uri(uri) == shown
+
+
+def test_join_and_parent():
+    assert storage.join("s3://b/x/", "parts", "1") == "s3://b/x/parts/1"
+    assert storage.parent("s3://b/x/y") == "s3://b/x"
+    assert storage.parent("name") == "."

@@ -1,0 +1,78 @@
+import pytest
+
+from avader.config import parse
+from avader.errors import InputError
+
+TEXTS = {
+    "job.toml": 'out = "there"\ncount = 7\nseed = 3\n',
+    "small": "[network]\nsize = 32\nlatent = 5\n[schedule]\nperiods = 2\n",
+    "bad.toml": "count = \n",
+}
+
+
+def parsed(verb: str, *arguments: str):
+    return parse(verb, arguments, read_text=TEXTS.__getitem__, recipe_text=TEXTS.__getitem__)
+
+
+def test_command_line_beats_environment_beats_file_beats_default(monkeypatch):
+    monkeypatch.setenv("AVADER_SEED", "5")
+    monkeypatch.setenv("AVADER_COUNT", "6")
+    settings = parsed("simulate", "--config", "job.toml", "--seed", "9")
+    assert (settings.seed, settings.count, settings.out, settings.size) == (9, 6, "there", 64)
+
+
+def test_recipe_is_under_the_options_and_over_the_defaults():
+    settings = parsed(
+        "train", "--data", "d", "--out", "o", "--recipe", "small", "--network.size", "48"
+    )
+    assert settings.network.size == 48
+    assert settings.network.latent == 5
+    assert settings.schedule.periods == 2
+    assert settings.schedule.gamma == 5e-4
+
+
+def test_lists_and_switches():
+    settings = parsed(
+        "generate", "--model", "m", "--out", "o", "--count", "1", "--components", "2,3,7"
+    )
+    assert settings.components == (2, 3, 7)
+    settings = parsed(
+        "classify", "--model", "m", "--data", "d", "--out", "o", "--no-reconstruction"
+    )
+    assert settings.reconstruction is False
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "words"),
+    [
+        ("simulate", ["--count", "5"], ["--out is needed", "avader simulate --help"]),
+        ("simulate", ["--out", "o", "--count", "0"], ["--count: wanted", "got '0'"]),
+        ("simulate", ["--config", "bad.toml"], ["wanted TOML in bad.toml"]),
+        ("pack", ["--source", "s", "--out", "o", "--preprocessing.bands", "0,1",
+                  "--preprocessing.weights", "1"], ["--preprocessing.weights: wanted one per kept band"]),
+        ("pack", ["--source", "s", "--out", "o", "--preprocessing.percentiles", "90,10"],
+         ["percentiles: wanted low < high"]),
+        ("train", ["--data", "d", "--out", "o", "--recipe", "small", "--network.size", "50"],
+         ["--network.size: wanted a multiple of 8, got 50"]),
+        ("train", ["--data", "d", "--out", "o", "--recipe", "small",
+                   "--network.kernels", "3,4,5"], ["wanted odd sizes"]),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_told_in_words(verb, arguments, words):
+    with pytest.raises(InputError) as error:
+        parsed(verb, *arguments)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_option_ends_with_code_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed("simulate", "--out", "o", "--galaxies", "5")
+    assert ended.value.code == 2
+    assert "--galaxies" in capsys.readouterr().err
+
+
+def test_unknown_setting_in_a_file_is_refused():
+    TEXTS["typo.toml"] = 'out = "o"\ncuont = 5\n'
+    with pytest.raises(InputError, match="--cuont"):
+        parsed("simulate", "--config", "typo.toml")
