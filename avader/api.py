@@ -1,23 +1,34 @@
-"""avader in Python: a trained model on numpy arrays.
+"""avader in Python: a trained model on numpy arrays, and a catalogue as tables.
 
     model = avader.load_model("models/published")
     mean, logvar = model.encode(images)
     g = model.posterior(mean)
+    galaxies = avader.open_catalogue("s3://survey/catalogue").to_pandas()
 
 Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from avader.catalogue import rows
+from avader.errors import InputError
 from avader.inference.checks import check_images, check_latents
 from avader.inference.engine import Doubles, Engine, Floats, Images, Latents, Precision
-from avader.io import models
+from avader.io import manifest, models, shards, storage
+from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.mixture.sample import mixture_arrays, sample
 from avader.model.files import build_model, parse_config
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Model:
@@ -99,3 +110,76 @@ def load_model(
     files = models.read_model(uri)
     model = build_model(parse_config(files.config), files.tensors)
     return Model(files, Engine(model, tile=tile, device=device, precision=precision))
+
+
+class Catalogue:
+    """A finished folder: packed cutouts, a classified or a synthetic catalogue.
+
+    manifest: what the folder holds and where it comes from. Only parts that the manifest lists
+    are read.
+    """
+
+    def __init__(self, held: Manifest) -> None:
+        self.manifest = held
+
+    @cached_property
+    def dataset(self) -> ds.Dataset:
+        """All rows as a pyarrow dataset: read lazily, by columns and filters."""
+        return shards.open_dataset(self.manifest.uri, self.manifest.paths)
+
+    def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows in memory, in catalogue order; columns: those to read, all by default."""
+        absent = sorted(set(columns or ()) - set(self.dataset.schema.names))
+        if absent:
+            raise InputError(
+                f"wanted columns among {', '.join(self.dataset.schema.names)}, got "
+                f"{', '.join(absent)}"
+            )
+        return self.dataset.to_table(columns=list(columns) if columns is not None else None)
+
+    def to_pandas(self, columns: Sequence[str] | None = None) -> "pd.DataFrame":
+        """As to_arrow, as a pandas data frame."""
+        return self.to_arrow(columns).to_pandas()
+
+    def rejects(self) -> pa.Table:
+        """The objects that were refused: object_id, unit, reason, detail."""
+        paths = [part["rejects_path"] for part in self.manifest.parts]
+        return shards.open_dataset(self.manifest.uri, paths).to_table()
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of the images. Raises InputError where the catalogue holds none."""
+        if "image" not in self.dataset.schema.names:
+            raise InputError(f"wanted a catalogue with images, got one of {self.manifest.kind}")
+        return rows.image_shape(self.dataset.schema.field("image"))
+
+    def images(self, row_numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
+        """Images (B, C, H, W) of these rows, counted from 0 in catalogue order, as stored."""
+        wanted = np.asarray(row_numbers, np.int64)
+        total = self.manifest.totals["rows"]
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < total):
+            raise InputError(
+                f"wanted rows from 0 to {total - 1}, got {wanted.min()}..{wanted.max()}"
+            )
+        return self._pick("image", wanted).reshape(-1, *self.image_shape)
+
+    def _pick(self, name: str, wanted: NDArray[np.int64]) -> NDArray[Any]:
+        """Rows of a vector column, part by part, so that only parts that are needed are read."""
+        starts = np.cumsum([0, *(part["rows"] for part in self.manifest.parts)])
+        length = int(np.prod(self.image_shape))
+        picked = np.empty((len(wanted), length), rows.value_dtype(self.dataset.schema.field(name)))
+        owners = np.searchsorted(starts, wanted, side="right") - 1
+        for owner in np.unique(owners):
+            at = owners == owner
+            part = shards.read_part(self.manifest.uri, self.manifest.paths[owner], [name])
+            column = part[name].take(pa.array(wanted[at] - starts[owner]))
+            picked[at] = rows.flat_values(column).reshape(-1, length)
+        return picked
+
+
+def open_catalogue(uri: str) -> Catalogue:
+    """The finished folder at a local path or a URI such as s3://bucket/folder.
+
+    Raises InputError where the folder is not finished.
+    """
+    return Catalogue(manifest.read_manifest(storage.absolute(uri)))

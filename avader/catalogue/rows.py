@@ -1,5 +1,6 @@
 """Numbers become rows: tables with the columns that schema.py declares."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -32,11 +33,28 @@ def images(pixels: np.ndarray, type_: pa.DataType) -> pa.Array:
 
 def pixels(column: pa.ChunkedArray) -> np.ndarray:
     """Pixels (N, C, H, W) of a fixed-shape tensor column; of N = 0 too."""
-    shape = tuple(column.type.shape)
-    chunks = [np.asarray(c.storage.flatten()).reshape(-1, *shape) for c in column.chunks if len(c)]
-    if not chunks:
-        return np.zeros((0, *shape), column.type.value_type.to_pandas_dtype())
-    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    return flat_values(column).reshape(-1, *column.type.shape)
+
+
+def flat_values(column: pa.ChunkedArray) -> np.ndarray:
+    """The values of a fixed-size list or tensor column, one after another."""
+    chunks = [_storage(chunk).flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    if len(chunks) == 1:
+        return chunks[0]
+    empty = np.zeros(0, column.type.value_type.to_pandas_dtype())
+    return np.concatenate([empty, *chunks])
+
+
+def image_shape(field: pa.Field) -> tuple[int, ...]:
+    """(C, H, W) of an image column: of the tensor type, or from the field's metadata."""
+    if isinstance(field.type, pa.FixedShapeTensorType):
+        return tuple(field.type.shape)
+    return tuple(json.loads(field.metadata[b"shape"]))
+
+
+def value_dtype(field: pa.Field) -> np.dtype:
+    """numpy type of a vector or tensor column's values."""
+    return np.dtype(field.type.value_type.to_pandas_dtype())
 
 
 def table(
@@ -59,6 +77,10 @@ def count_by(values: Iterable[str]) -> dict[str, int]:
     """How often each value occurs, by value."""
     names, counts = np.unique(np.array(list(values), dtype=object), return_counts=True)
     return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+
+
+def _storage(array: pa.Array) -> pa.Array:
+    return array.storage if isinstance(array.type, pa.FixedShapeTensorType) else array
 
 
 def _array(values: np.ndarray | pa.Array | pa.ChunkedArray, type_: pa.DataType) -> pa.Array:

@@ -14,7 +14,9 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from avader.errors import InputError
 from avader.io import storage
@@ -81,6 +83,16 @@ def read_part(uri: str, path: str, columns: Sequence[str] | None = None) -> pa.T
     """A part of a finished folder as a table; columns: those to read, all by default."""
     with storage.open_input(storage.join(uri, path)) as file:
         return pq.read_table(file, columns=list(columns) if columns is not None else None)
+
+
+def open_dataset(uri: str, paths: Sequence[str]) -> ds.Dataset:
+    """Parts of a finished folder as one pyarrow dataset, in the order given."""
+    fs, root = storage.filesystem(uri)
+    return ds.dataset(
+        [storage.join(root, path) for path in paths],
+        filesystem=PyFileSystem(FSSpecHandler(fs)),
+        format="parquet",
+    )
 
 
 def receipt_json(receipt: Receipt) -> dict[str, str | int]:
