@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
 
 from avader.errors import InputError
 from avader.mixture.sample import low_likelihood_threshold, mixture_arrays
@@ -25,7 +24,7 @@ class MixtureSizes(Section):
 
     components: Positive
     """K, components."""
-    variance_floor: float = Field(gt=0)
+    variance_floor: float
     """Least variance of a component along a latent dimension."""
 
 
@@ -38,7 +37,7 @@ class ModelConfig(Section):
     """Sizes of the mixture."""
     preprocessing: Preprocessing
     """How the images were made that the model was trained on."""
-    low_likelihood: float = Field(allow_inf_nan=False)
+    low_likelihood: float
     """The log p(z), nats, below which a catalogue flags an object."""
 
 
@@ -67,12 +66,10 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
     fields = {name: value for name, value in config.items() if name not in ("format", "version")}
     try:
         return ModelConfig.model_validate(fields)
-    except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
-        )
+    except ValueError as error:
         raise InputError(
-            f"wanted a model's config.json, got one with {wrong}; write the model folder again"
+            f"wanted a model's config.json, got one with {_wrong(error)}; "
+            "write the model folder again"
         ) from error
 
 
@@ -124,3 +121,10 @@ def check_tensors(
             f"dimensions and {components} components, got others: {'; '.join(sorted(problems))}; "
             "give the model's files whole, as they were written"
         )
+
+
+def _wrong(error: Any) -> str:
+    """Field and trouble, for each that a section's check found."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+    )
