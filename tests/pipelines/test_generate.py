@@ -1,0 +1,86 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import avader
+from avader.config import GenerateSettings, VerifySettings
+from avader.errors import InputError
+from avader.pipelines import generate, verify
+from tests.tiny import COMPONENTS, write_tiny_model
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def made(model: str, out, **settings):
+    generate.run(GenerateSettings(model=model, out=str(out), **settings))
+    return avader.open_catalogue(str(out))
+
+
+def test_object_is_the_same_whatever_count_shards_and_workers(model, tmp_path):
+    one = made(model, tmp_path / "1", count=50, seed=3, rows_per_shard=50, workers=1)
+    two = made(model, tmp_path / "2", count=90, seed=3, rows_per_shard=17, workers=2)
+    first, second = one.to_arrow(), two.to_arrow().slice(0, 50)
+    assert first["index"].to_pylist() == list(range(50))
+    assert first.equals(second)
+
+
+def test_rows_are_what_the_model_draws(model, tmp_path):
+    catalogue = made(model, tmp_path / "c", count=40, seed=9, rows_per_shard=16, workers=2)
+    loaded = avader.load_model(model)
+    z, component = loaded.sample(40, 9)
+    table = catalogue.to_arrow()
+    np.testing.assert_array_equal(np.array(table["latent"].to_pylist(), np.float32), z)
+    np.testing.assert_array_equal(table["component"].to_numpy(), component)
+    expected = np.rint(np.clip(loaded.decode(z), 0, 1) * 255).astype(np.uint8)
+    np.testing.assert_array_equal(catalogue.images(range(40)), expected)
+    assert catalogue.image_shape == (1, 16, 16)
+    np.testing.assert_array_equal(catalogue.images([39, 0, 17]), expected[[39, 0, 17]])
+
+
+def test_components_and_variance_scale_are_used(model, tmp_path):
+    chosen = made(model, tmp_path / "c", count=60, components=(1, 3), variance_scale=0.5)
+    assert set(chosen.to_arrow()["component"].to_pylist()) == {1, 3}
+    z, _ = avader.load_model(model).sample(60, 0, components=[1, 3], variance_scale=0.5)
+    found = np.array(chosen.to_arrow()["latent"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(found, z)
+
+
+def test_a_lost_shard_is_made_again_with_the_same_bytes(model, tmp_path):
+    whole = made(model, tmp_path / "whole", count=60, rows_per_shard=20)
+    cut = made(model, tmp_path / "cut", count=60, rows_per_shard=20)
+    for name in ("manifest.json", "rejects/00000001.parquet", "parts/00000001.parquet"):
+        (tmp_path / "cut" / name).unlink()
+    cut = made(model, tmp_path / "cut", count=60, rows_per_shard=20)
+    assert cut.manifest.digest == whole.manifest.digest
+    for path in whole.manifest.paths:
+        assert (tmp_path / "cut" / path).read_bytes() == (tmp_path / "whole" / path).read_bytes()
+    verify.run(VerifySettings(catalogue=str(tmp_path / "cut")))
+
+
+def test_manifest_says_how_to_make_it_again(model, tmp_path):
+    held = made(model, tmp_path / "c", count=5, seed=4).manifest
+    assert held.kind == "synthetic"
+    assert held.settings["seed"] == 4
+    assert held.provenance["random_layout"] == 1
+    assert held.provenance["model"] == avader.load_model(model).digest
+    assert "torch" in held.provenance["versions"]
+    assert "Spindler" in held.provenance["citation"]
+
+
+@pytest.mark.parametrize("components", [(COMPONENTS,), (-1,), (1, 1)])
+def test_a_component_that_is_not_there(model, tmp_path, components):
+    with pytest.raises(InputError, match="wanted distinct numbers from 0 to 3"):
+        made(model, tmp_path / "c", count=5, components=components)
+    assert not (tmp_path / "c").exists()
+
+
+def test_image_column_is_plain_for_other_readers(model, tmp_path):
+    made(model, tmp_path / "c", count=5)
+    field = pq.read_schema(tmp_path / "c" / "parts" / "00000000.parquet").field("image")
+    assert str(field.type) == "fixed_size_list<element: uint8>[256]"
+    assert field.metadata[b"shape"] == b"[1, 16, 16]"
