@@ -59,8 +59,8 @@ def read_published(data: bytes) -> Published:
     where their shapes do not fit together.
     """
     arrays = _read_arrays(data)
-    theta = arrays["mixture", "theta_p"].astype(np.float64)
     try:
+        theta = arrays["mixture", "theta_p"].astype(np.float64)
         network = _network(arrays)
         state = _encoder(arrays, network) | _decoder(arrays, network) | _mixture(arrays)
     except (IndexError, ValueError) as error:
@@ -69,8 +69,8 @@ def read_published(data: bytes) -> Published:
             f"wanted arrays of the published layout, got {shapes}, which do not fit ({error}); "
             "give saved_weights.h5 as it was published"
         ) from error
-    check_tensors(state, network=network, components=len(theta))
-    return Published(state, network, len(theta), float(theta.sum()))
+    check_tensors(state, network=network, components=theta.size)
+    return Published(state, network, theta.size, float(theta.sum()))
 
 
 def _read_arrays(data: bytes) -> Arrays:

@@ -1,0 +1,161 @@
+"""An image's numbers are the same bits whatever lies beside it; arithmetic is as declared."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from avader.errors import InputError
+from avader.inference.checks import check_device
+from avader.inference.engine import DENSITY_TILE, Engine, exact_arithmetic
+from avader.model.vade import VaDE
+from avader.recipe import Network
+
+NETWORK = Network(
+    size=16, bands=1, latent=5, filters=(8, 8), kernels=(3, 5), decoder_kernels=(5, 5)
+)
+ROWS = 40
+
+
+@pytest.fixture(scope="module")
+def model() -> VaDE:
+    torch.manual_seed(0)
+    model = VaDE(NETWORK, components=4, variance_floor=1e-4)
+    rng = np.random.default_rng(0)
+    model.set_mixture(rng.dirichlet(np.ones(4)), rng.normal(0, 2, (4, 5)), rng.random((4, 5)) + 0.1)
+    return model
+
+
+@pytest.fixture(scope="module")
+def engine(model) -> Engine:
+    return Engine(model, tile=8)
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (ROWS, 1, 16, 16), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def alone(engine, images):
+    """Every image computed by itself: mean, logvar, decoded, posterior, log likelihood."""
+    return [all_numbers(engine, image[None]) for image in images]
+
+
+def all_numbers(engine, images):
+    mean, logvar = engine.encode(images)
+    z = mean
+    return mean, logvar, engine.decode(z), engine.posterior(z), engine.log_likelihood(z)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.differing_executors])
+@given(order=st.lists(st.integers(0, ROWS - 1), min_size=1, max_size=30))
+def test_numbers_are_the_same_bits_in_any_company(engine, images, alone, order):
+    together = all_numbers(engine, images[order])
+    for row, number in enumerate(order):
+        for several, one in zip(together, alone[number], strict=True):
+            assert several[row].tobytes() == one[0].tobytes()
+
+
+def test_numbers_are_the_same_bits_for_any_threads(engine, images):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = all_numbers(engine, images)
+        torch.set_num_threads(2)
+        two = all_numbers(engine, images)
+    finally:
+        torch.set_num_threads(before)
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True))
+
+
+def test_densities_are_the_same_bits_across_their_own_tiles(engine):
+    z = np.random.default_rng(2).normal(0, 3, (2 * DENSITY_TILE + 7, 5))
+    g, likelihood = engine.posterior(z), engine.log_likelihood(z)
+    shift = 101
+    assert engine.posterior(z[shift:]).tobytes() == g[shift:].tobytes()
+    assert engine.log_likelihood(z[shift:]).tobytes() == likelihood[shift:].tobytes()
+
+
+def test_numbers_are_the_models(engine, model, images):
+    x = torch.from_numpy(images / np.float32(255))
+    with torch.no_grad():
+        mean, logvar = model.encode(x)
+        decoded = model.decode(mean)
+    ours = all_numbers(engine, images)
+    for got, expected in zip(ours, (mean, logvar, decoded), strict=False):
+        np.testing.assert_allclose(got, expected, atol=2e-6)
+    assert [part.dtype for part in ours] == [np.float32] * 3 + [np.float64] * 2
+
+
+def test_bytes_become_floats_as_numpy_divides(engine, images):
+    everything = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16)
+    for x in (everything, images):
+        as_bytes = engine.encode(x)
+        as_floats = engine.encode(x.astype(np.float32) / np.float32(255))
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(as_bytes, as_floats, strict=True))
+
+
+def test_half_precision_pixels_are_taken_exactly(engine, images):
+    half = (images / 255).astype(np.float16)
+    ours, expected = engine.encode(half), engine.encode(half.astype(np.float32))
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(ours, expected, strict=True))
+
+
+def test_no_rows(engine):
+    shapes = [part.shape for part in all_numbers(engine, np.zeros((0, 1, 16, 16), np.uint8))]
+    assert shapes == [(0, 5), (0, 5), (0, 1, 16, 16), (0, 4), (0,)]
+
+
+def test_bfloat16_is_close_and_comes_back_as_float32(model, engine, images):
+    fast = Engine(model, tile=8, precision="bfloat16")
+    ours, expected = all_numbers(fast, images), all_numbers(engine, images)
+    assert [part.dtype for part in ours] == [part.dtype for part in expected]
+    scale = np.abs(expected[0]).max()
+    assert 0 < np.abs(ours[0] - expected[0]).max() < 0.05 * scale
+    assert next(model.encoder.parameters()).dtype == torch.float32  # the model is left as it is
+
+
+def test_values_that_are_not_finite_stay_visible(engine):
+    z = np.zeros((3, 5), np.float32)
+    z[1, 0] = np.nan
+    assert np.isnan(engine.posterior(z)).any(axis=1).tolist() == [False, True, False]
+    assert np.isnan(engine.log_likelihood(z)).tolist() == [False, True, False]
+
+
+def test_arithmetic_settings_are_put_back():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with exact_arithmetic():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.backends.cudnn.deterministic
+            assert not torch.backends.cudnn.benchmark
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_unknown_devices_and_precisions_are_refused(model):
+    with pytest.raises(InputError, match="device: wanted one of this machine's"):
+        Engine(model, device="abacus")
+    with pytest.raises(InputError, match="precision: wanted float32 or bfloat16, got 'float8'"):
+        Engine(model, precision="float8")
+    assert check_device("cpu").type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(model):
+    with pytest.raises(InputError, match=r"device: wanted one of this machine's.*'cuda'"):
+        Engine(model, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_gpu_agrees_with_the_cpu(model, engine, images):
+    on_gpu = Engine(model, tile=8, device="cuda")
+    for got, expected in zip(all_numbers(on_gpu, images), all_numbers(engine, images), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    single = [on_gpu.encode(image[None])[0] for image in images]
+    assert np.concatenate(single).tobytes() == on_gpu.encode(images)[0].tobytes()

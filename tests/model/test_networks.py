@@ -1,0 +1,107 @@
+"""Up-sampling against its definition, sizes, and the mixture's parameters."""
+
+import numpy as np
+import pytest
+import torch
+
+from avader.errors import InputError
+from avader.model.networks import LegacyUpsample, inner_features, upsample
+from avader.model.vade import VaDE
+from avader.recipe import PUBLISHED_NETWORK, Network
+from tests.model import keras_layout
+
+NETWORK = Network(
+    size=16, bands=3, latent=4, filters=(2, 5), kernels=(3, 5), decoder_kernels=(5, 3)
+)
+
+
+@pytest.fixture
+def model() -> VaDE:
+    torch.manual_seed(0)
+    return VaDE(NETWORK, components=3, variance_floor=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (3, 2), (5, 7)])
+def test_legacy_upsampling_is_tensorflow_1s(shape):
+    x = np.random.default_rng(0).random((*shape, 3))
+    expected = keras_layout.upsample(x)
+    up = LegacyUpsample()(torch.from_numpy(x.transpose(2, 0, 1)[None]))[0]
+    np.testing.assert_allclose(up.permute(1, 2, 0), expected, rtol=1e-14)
+
+
+def test_half_pixel_upsampling_by_hand():
+    up = upsample(NETWORK)(torch.tensor([[[[0.0, 4.0]]]]))
+    assert up.tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
+
+
+def test_shapes_follow_the_network(model):
+    x, noise = torch.rand(2, 3, 16, 16), torch.randn(2, 4)
+    mean, logvar, z, image = model(x, noise)
+    assert mean.shape == logvar.shape == z.shape == (2, 4)
+    assert image.shape == x.shape
+    assert inner_features(NETWORK) == 5 * 4 * 4
+    torch.testing.assert_close(z, mean + (logvar / 2).exp() * noise)
+    torch.testing.assert_close(model.decode(z), image)
+
+
+def test_published_sizes():
+    with torch.device("meta"):
+        model = VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-7)
+    assert sum(p.numel() for p in model.parameters()) == 871_381
+
+
+def test_outputs_end_as_asked(model):
+    z = torch.randn(8, 4)
+    assert model.decode(z).min() == 0
+    sigmoid = VaDE(
+        NETWORK.model_copy(update={"output": "sigmoid"}), components=3, variance_floor=1e-3
+    )
+    image = sigmoid.decode(z)
+    assert 0 < image.min() < image.max() < 1
+
+
+def test_mixture_goes_in_and_out(model):
+    rng = np.random.default_rng(1)
+    weights, means = rng.uniform(1, 2, 3), rng.normal(0, 3, (3, 4))
+    variances = rng.uniform(0.01, 5, (3, 4))
+    model.set_mixture(weights, means, variances)
+    mixture = model.mixture()
+    assert all(part.dtype == torch.float64 for part in mixture)
+    parts = [part.detach().numpy() for part in mixture]
+    np.testing.assert_allclose(np.exp(parts[0]), weights / weights.sum(), rtol=1e-14)
+    np.testing.assert_array_equal(parts[1], means)
+    np.testing.assert_allclose(parts[2], variances, rtol=1e-14)
+
+
+def test_variances_keep_above_the_floor_and_trainable(model):
+    model.set_mixture(np.array([1.0, 0, 0]), np.zeros((3, 4)), np.full((3, 4), 1e-9))
+    mixture = model.mixture()
+    assert torch.isfinite(mixture.log_weights).all()
+    assert (mixture.variances > 1e-3).all()
+    assert (mixture.variances < 1.01e-3).all()
+    mixture.variances.log().sum().backward()
+    assert (model.mixture_log_variances.grad > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "means", "variances", "named"),
+    [
+        (np.ones(2), np.zeros((2, 4)), np.ones((2, 4)), "mixture_logits"),
+        (np.ones(3), np.zeros((3, 5)), np.ones((3, 4)), "mixture_means"),
+        (-np.ones(3), np.zeros((3, 4)), np.ones((3, 4)), "mixture weights"),
+        (np.zeros(3), np.zeros((3, 4)), np.ones((3, 4)), "mixture weights"),
+        (np.ones(3), np.full((3, 4), np.nan), np.ones((3, 4)), "mixture means"),
+        (np.ones(3), np.zeros((3, 4)), np.zeros((3, 4)), "mixture variances"),
+    ],
+)
+def test_wrong_mixtures_are_refused(model, weights, means, variances, named):
+    with pytest.raises(InputError, match=f"{named}: wanted"):
+        model.set_mixture(weights, means, variances)
+
+
+def test_weights_begin_as_keras_begins_them(model):
+    dense = model.decoder.dense
+    bound = np.sqrt(6 / sum(dense.weight.shape))
+    assert dense.weight.abs().max() <= bound
+    assert dense.weight.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+    assert dense.bias.abs().max() == 0
