@@ -1,7 +1,7 @@
 """`avader VERB`, `python -m avader VERB` and `python jobs/VERB.py`: one thing.
 
-Exit codes: 0 all done, 1 a check failed or an unforeseen error (with its traceback), 2 bad input,
-3 some units of work failed and all others are done.
+Exit codes: 0 all done, 1 a check of `verify` failed or an unforeseen error (with its traceback),
+2 bad input, told before any work.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from avader.errors import CheckFailed, InputError, UnitsFailed
+from avader.errors import InputError, VerificationError
 
 VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
@@ -56,9 +56,9 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 2
-    except (CheckFailed, UnitsFailed) as error:
+    except VerificationError as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
-        return error.exit_code
+        return 1
     except KeyboardInterrupt:
         print(f"avader {verb}: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -32,7 +32,6 @@ class JobSettings(BaseSettings):
         cli_implicit_flags=True,
         cli_hide_none_type=True,
         cli_avoid_json=True,
-        nested_model_default_partial_update=True,
     )
 
     config: str | None = None

@@ -9,13 +9,7 @@ class InputError(ValueError):
     """
 
 
-class CheckFailed(RuntimeError):
+class VerificationError(RuntimeError):
     """A check of `avader verify` failed; exit code 1."""
 
     exit_code = 1
-
-
-class UnitsFailed(RuntimeError):
-    """Some units of work failed and all others are done; exit code 3."""
-
-    exit_code = 3

@@ -10,8 +10,6 @@ from enum import IntFlag
 
 import pyarrow as pa
 
-from avader.errors import InputError
-
 
 class Flag(IntFlag):
     """Bits of the column `flags`."""
@@ -142,16 +140,6 @@ def synthetic_schema(shape: tuple[int, int, int], *, latent: int) -> pa.Schema:
 def reject_schema() -> pa.Schema:
     """Columns of the rejects."""
     return pa.schema([_field(column, {}) for column in REJECT_COLUMNS])
-
-
-def check_carried(names: Iterable[str]) -> None:
-    """Raise InputError where a carried column has a name of ours."""
-    taken = sorted(RESERVED & set(names))
-    if taken:
-        raise InputError(
-            f"wanted carried columns with names of their own, got {', '.join(taken)}, which the "
-            "catalogue uses itself; rename them in the source"
-        )
 
 
 def carried_fields(schema: pa.Schema) -> list[pa.Field]:

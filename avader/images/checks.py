@@ -22,6 +22,7 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     NO_ID = "no_id"
     BAD_POSITION = "bad_position"
+    NOT_FINITE = "not_finite"
 
 
 REASON_MEANINGS = {
@@ -37,6 +38,7 @@ REASON_MEANINGS = {
     Reason.DUPLICATE_ID: "an object earlier in the source has the same id",
     Reason.NO_ID: "the id is null or empty",
     Reason.BAD_POSITION: "right ascension or declination is missing or out of range",
+    Reason.NOT_FINITE: "the model gives no finite latent for the image",
 }
 
 

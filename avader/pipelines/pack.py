@@ -78,11 +78,7 @@ def _open(settings: PackSettings) -> Source:
         dec=settings.dec_column,
         image=settings.image_column,
     )
-    source = open_source(
-        storage.absolute(settings.source), columns=columns, reserved=schema.RESERVED
-    )
-    schema.check_carried(source.carried.names)
-    return source
+    return open_source(storage.absolute(settings.source), columns=columns, reserved=schema.RESERVED)
 
 
 def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) -> Plan:

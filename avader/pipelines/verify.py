@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from avader.catalogue import checks, schema
 from avader.config import VerifySettings
-from avader.errors import CheckFailed, InputError
+from avader.errors import InputError, VerificationError
 from avader.images.checks import Reason
 from avader.io import manifest, storage
 from avader.io.manifest import Manifest
@@ -21,7 +21,7 @@ SHOWN = 5
 
 
 def run(settings: VerifySettings) -> None:
-    """Check a finished folder. Raises CheckFailed where a check fails, after all were made."""
+    """Check a finished folder. Raises VerificationError where a check fails, after all were made."""
     held = manifest.read_manifest(storage.absolute(settings.catalogue))
     if held.kind not in checks.CHECKS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")
@@ -36,7 +36,7 @@ def run(settings: VerifySettings) -> None:
         if len(faults) > SHOWN:
             say(f"         and {len(faults) - SHOWN:,} more")
     if failed:
-        raise CheckFailed(f"{failed} checks failed; do not use {settings.catalogue}")
+        raise VerificationError(f"{failed} checks failed; do not use {settings.catalogue}")
     say(f"all checks passed: {settings.catalogue}")
 
 

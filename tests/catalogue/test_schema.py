@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from avader.catalogue import schema
 from avader.catalogue.pixels import healpix_29, position_problem
-from avader.errors import InputError
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -41,12 +40,6 @@ def test_positions_and_carried_columns():
     assert full.names[-1] == "votes"
     assert full.field("probability").type == pa.list_(pa.float32(), 3)
     assert schema.carried_fields(full) == carried
-
-
-def test_a_carried_column_of_our_name_is_refused():
-    with pytest.raises(InputError, match="got component, which the catalogue uses"):
-        schema.check_carried(["votes", "component"])
-    schema.check_carried(["votes"])
 
 
 @given(st.lists(st.tuples(st.floats(0, 360, exclude_max=True), st.floats(-90, 90)), max_size=20))

@@ -1,0 +1,187 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import avader
+from avader.catalogue.pixels import healpix_29
+from avader.config import PackSettings, VerifySettings
+from avader.errors import InputError
+from avader.io.manifest import read_manifest
+from avader.pipelines import pack, verify
+from avader.pipelines.duplicates import repeated_rows
+from avader.recipe import Preprocessing
+from tests.tiny import (
+    PREPROCESSING,
+    galaxy,
+    png_bytes,
+    write_pngs,
+    write_table,
+    write_tiny_model,
+)
+
+COUNT = 40
+
+
+def packed(source: str, out, *, preprocessing: Preprocessing = PREPROCESSING, **settings):
+    chosen = {"rows_per_shard": 16, "workers": 2, **settings}
+    pack.run(PackSettings(source=source, out=str(out), preprocessing=preprocessing, **chosen))
+    return avader.open_catalogue(str(out))
+
+
+def parts(folder) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> str:
+    """A table with duplicates, broken cutouts and bad positions among good rows."""
+    images = [png_bytes(number) for number in range(COUNT)]
+    images[4], images[20], images[21] = b"not an image", images[20][:60], None
+    names = [f"g{number:04d}" for number in range(COUNT)]
+    names[7] = names[3]
+    names[33] = names[3]
+    names[35] = ""
+    dec = np.linspace(-5, 5, COUNT)
+    dec[9] = 95
+    path = tmp_path_factory.mktemp("survey") / "table.parquet"
+    return write_table(path, COUNT, image=images, object_id=names, dec=dec)
+
+
+@pytest.fixture(scope="module")
+def catalogue(table, tmp_path_factory, ray_session):
+    return packed(table, tmp_path_factory.mktemp("packed"))
+
+
+def test_rows_in_are_rows_and_rejects(catalogue):
+    assert catalogue.manifest.totals == {"rows_in": COUNT, "rows": COUNT - 7, "rejects": 7}
+    verify.run(VerifySettings(catalogue=catalogue.manifest.uri))
+
+
+def test_every_reject_has_its_reason(catalogue):
+    found = {
+        (row["object_id"], row["unit"]): (row["reason"], row["detail"])
+        for row in catalogue.rejects().to_pylist()
+    }
+    reasons = {key: reason for key, (reason, _) in found.items()}
+    assert reasons == {
+        ("g0003", "00000000"): "duplicate_id",
+        ("g0004", "00000000"): "not_an_image",
+        ("g0009", "00000000"): "bad_position",
+        ("g0020", "00000001"): "truncated",
+        ("g0021", "00000001"): "unreadable",
+        ("g0003", "00000002"): "duplicate_id",
+        ("", "00000002"): "no_id",
+    }
+    assert "row 3 of table.parquet" in found["g0003", "00000002"][1]
+    assert "95" in found["g0009", "00000000"][1]
+
+
+def test_pixels_positions_and_carried_columns(catalogue):
+    table = catalogue.to_arrow()
+    names = table["object_id"].to_pylist()
+    assert names == sorted(names)
+    assert table["votes"].to_pylist() == [int(name[1:]) for name in names]
+    ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
+    np.testing.assert_array_equal(table["_healpix_29"].to_numpy(), healpix_29(ra, dec))
+    images = catalogue.images(range(len(names)))
+    for name, image in zip(names, images, strict=True):
+        light = galaxy(int(name[1:])).astype(float)
+        stretched = (light - light.min()) / (light.max() - light.min())
+        np.testing.assert_allclose(image[0], np.rint(255 * stretched), atol=1)
+        row = names.index(name)
+        assert table["limit_low"][row].as_py() == light.min()
+        assert table["limit_high"][row].as_py() == light.max()
+
+
+def test_the_same_for_any_number_of_workers(table, catalogue, tmp_path):
+    packed(table, tmp_path / "one", workers=1)
+    assert parts(tmp_path / "one") == parts(Path(catalogue.manifest.uri))
+
+
+def test_folder_of_files_has_paths_as_ids(ray_session, tmp_path):
+    write_pngs(tmp_path / "survey" / "a", 3)
+    write_pngs(tmp_path / "survey" / "b", 2, start=7)
+    catalogue = packed(str(tmp_path / "survey"), tmp_path / "out")
+    names = catalogue.to_arrow()["object_id"].to_pylist()
+    assert names == ["a/g0000", "a/g0001", "a/g0002", "b/g0007", "b/g0008"]
+    assert "ra" not in catalogue.dataset.schema.names
+
+
+def test_like_takes_the_models_preprocessing(ray_session, tmp_path):
+    wanted = Preprocessing(size=16, stretch="asinh", softening=0.2, dtype="float16")
+    model = write_tiny_model(tmp_path / "model", preprocessing=wanted)
+    source = write_pngs(tmp_path / "survey", 3)
+    settings = PackSettings(
+        source=source,
+        out=str(tmp_path / "out"),
+        like=model,
+        preprocessing={"softening": 0.3},
+    )
+    pack.run(settings)
+    held = read_manifest(str(tmp_path / "out")).settings["preprocessing"]
+    assert held == wanted.model_copy(update={"softening": 0.3}).model_dump(mode="json")
+    image = avader.open_catalogue(str(tmp_path / "out")).images([0])
+    assert image.dtype == np.float16
+
+
+def test_a_finished_folder_needs_no_ray(catalogue, table, monkeypatch):
+    monkeypatch.setattr("avader.pipelines.pack.cluster", None)
+    before = parts(Path(catalogue.manifest.uri))
+    packed(table, catalogue.manifest.uri)
+    assert parts(Path(catalogue.manifest.uri)) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "absent"}, "there is nothing; check the path"),
+        ({"source": "empty"}, r"wanted a folder or glob of .png.* came none"),
+        ({"image_column": "picture"}, r"wanted a column 'picture'.*came columns object_id, ra"),
+        ({"preprocessing": Preprocessing(size=16, crop=99)}, "at least one usable cutout"),
+    ],
+)
+def test_bad_input_is_told_before_any_work(table, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setattr("avader.pipelines.pack.cluster", None)
+    with pytest.raises(InputError, match=message):
+        packed(**({"source": table, "out": tmp_path / "out"} | change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_carried_column_of_our_name_is_refused(tmp_path):
+    source = write_table(tmp_path / "t.parquet", 3, probability=[0.1, 0.2, 0.3])
+    with pytest.raises(InputError, match="came probability in"):
+        packed(source, tmp_path / "out")
+
+
+def test_another_plan_in_the_folder_is_refused(catalogue, table):
+    with pytest.raises(InputError, match=r"preprocessing\.stretch was 'linear' and is now 'log'"):
+        packed(table, catalogue.manifest.uri, preprocessing=Preprocessing(size=16, stretch="log"))
+
+
+def test_repeated_rows_against_a_plain_loop():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        values = generator.integers(0, 6, size=(generator.integers(0, 30), 2)).astype(np.uint64)
+        first: dict[tuple, int] = {}
+        expected = []
+        for row, value in enumerate(map(tuple, values.tolist())):
+            if value in first and value != (0, 0):
+                expected.append((row, first[value]))
+            first.setdefault(value, row)
+        rows, kept = repeated_rows(values)
+        assert list(zip(rows.tolist(), kept.tolist(), strict=True)) == expected
+
+
+def test_shard_reads_elsewhere_as_a_typed_tensor(catalogue):
+    path = f"{catalogue.manifest.uri}/{catalogue.manifest.paths[0]}"
+    field = pq.read_schema(path).field("image")
+    assert field.type == pa.fixed_shape_tensor(pa.uint8(), (1, 16, 16))
