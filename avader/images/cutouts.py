@@ -171,7 +171,9 @@ def _fill(flux: Flux, bad: Mask, preprocessing: Preprocessing) -> Flux:
     """Missing pixels (H, W) replaced in every band by the median of its others, or by 0."""
     fraction = float(bad.mean())
     allowed = 0.0 if preprocessing.missing == "reject" else preprocessing.max_missing
-    if fraction > allowed or fraction == 1.0:
+    if fraction == 1.0:
+        raise CutoutError(Reason.MISSING_PIXELS, "every pixel is NaN or masked")
+    if fraction > allowed:
         raise CutoutError(
             Reason.MISSING_PIXELS,
             f"wanted at most {allowed:.4g} of the pixels NaN or masked, came {fraction:.4g} "

@@ -21,7 +21,7 @@ from avader.images.fits import MAX_VALUES, Planes, check_size
 # The largest file worth reading: the greatest image in float64, its mask and its headers.
 MAX_BYTES = 10 * MAX_VALUES
 # A progressive JPEG of ordinary make has about ten scans; thousands would only burn time.
-MAX_SCANS = 100
+MAX_SCANS = 50
 # No survey's flux is beyond this; sentinels for "no value" often are.
 MAX_FLUX = 1e30
 

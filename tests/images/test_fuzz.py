@@ -23,7 +23,7 @@ STARTS = {
     "palette": png(colour(24), mode="P"),
     "png16": png(grey(24).astype(np.uint16) * 200),
     "fits": fits_bytes(grey(24).astype("f4"), saturate=200),
-    "masked": fits_bytes(grey(24).astype("u2"), mask=grey(24)),
+    "masked": fits_bytes(grey(24).astype("u2"), mask=(grey(24) > 180).astype("u1")),
     "gzip": gzipped(fits_bytes(grey(24).astype("f8"))),
 }
 MUTATIONS = 260  # of each start
@@ -46,6 +46,8 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
     """One to eight changes: flips, words, cuts, repeats, digits of a header."""
     changed = bytearray(data)
     for _ in range(rng.randint(1, 8)):
+        if not changed:
+            break
         at = (
             rng.randrange(len(changed)) if rng.random() < 0.5 else rng.randrange(len(changed[:800]))
         )

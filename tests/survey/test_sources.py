@@ -1,0 +1,464 @@
+"""Sources: what is found, in which order, and what is refused before any work."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from avader.errors import InputError
+from avader.io import storage
+from avader.plan import Unit
+from avader.survey import sources
+from avader.survey.sources import Columns, describe_row, open_source, read_ids, read_unit
+
+RESERVED = {"component", "_healpix_29", "flags"}
+BIG = 1_237_668_296_598_749_280  # an SDSS objID; float64 would change its last digits
+
+
+def write(folder: Path, *names: str) -> Path:
+    """Files whose bytes are their own names."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return folder
+
+
+def table(path: Path, rows: int = 5, *, group: int = 1000, drop=(), **extra) -> str:
+    columns = {
+        "object_id": pa.array([f"g{number}" for number in range(rows)], pa.string()),
+        "ra": np.linspace(0, 10, rows),
+        "dec": np.linspace(-5, 5, rows),
+        "image": pa.array([f"bytes {number}".encode() for number in range(rows)], pa.binary()),
+        "label": np.arange(rows, dtype=np.int8),
+    }
+    columns = {name: values for name, values in columns.items() if name not in drop} | extra
+    pq.write_table(pa.table(columns), path, row_group_size=group)
+    return str(path)
+
+
+def opened(uri, **columns):
+    return open_source(str(uri), columns=Columns(**columns), reserved=RESERVED)
+
+
+def everything(source, rows_per_shard=1000) -> pa.Table:
+    """All units, each taken through JSON as it is on its way to a worker."""
+    units = [Unit(**json.loads(json.dumps(asdict(u)))) for u in source.units(rows_per_shard)]
+    whole = pa.concat_tables([read_unit(unit) for unit in units])
+    assert whole["object_id"].to_pylist() == [name for unit in units for name in read_ids(unit)]
+    return whole
+
+
+def _raising(error):
+    def fail(*args, **options):
+        raise error
+
+    return fail
+
+
+def refused(uri, **columns) -> str:
+    with pytest.raises(InputError) as caught:
+        opened(uri, **columns)
+    return str(caught.value)
+
+
+class TestFiles:
+    NAMES = ("b.png", "a/2.jpg", "a/1.FITS", "a/1.fits.gz", "a.b/c.jpeg", "z.fit", "a-b.png")
+
+    def test_folder_is_searched_to_its_depths_in_order_of_path(self, tmp_path):
+        write(tmp_path, *self.NAMES, "notes.txt", ".hidden.png", "truth.csv")
+        source = opened(tmp_path)
+        assert [storage.public_uri(f) for f in source.files] == [
+            str(tmp_path / name) for name in sorted(self.NAMES)
+        ]
+        found = everything(source)
+        assert found.column_names == ["object_id", "image", "problem"]
+        assert found["object_id"].to_pylist() == ["a-b", "a.b/c", "a/1", "a/1", "a/2", "b", "z"]
+        assert found["image"].to_pylist() == [name.encode() for name in sorted(self.NAMES)]
+        assert found["problem"].null_count == 7
+        assert (source.has_positions, source.carried.names) == (False, [])
+
+    def test_id_is_the_path_below_the_source_even_with_a_slash_at_its_end(self, tmp_path):
+        write(tmp_path, "deep/er/x.png")
+        assert everything(opened(f"{tmp_path}/deep/"))["object_id"].to_pylist() == ["er/x"]
+
+    def test_glob(self, tmp_path):
+        write(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/1.txt", "b/c/3.png")
+        ids = everything(opened(f"{tmp_path}/*/1.*"))["object_id"].to_pylist()
+        assert ids == ["a/1", "b/1"]
+        deep = everything(opened(f"{tmp_path}/b/**/*.png"))["object_id"].to_pylist()
+        assert "c/3" in deep
+
+    def test_folder_whose_name_looks_like_a_glob(self, tmp_path):
+        write(tmp_path / "run[1]", "a.png")
+        assert everything(opened(tmp_path / "run[1]"))["object_id"].to_pylist() == ["a"]
+
+    def test_one_file(self, tmp_path):
+        write(tmp_path, "a.png", "b.png")
+        assert everything(opened(tmp_path / "b.png"))["object_id"].to_pylist() == ["b"]
+
+    def test_relative_path(self, tmp_path, monkeypatch):
+        write(tmp_path, "in/a.png")
+        monkeypatch.chdir(tmp_path)
+        assert everything(opened("in"))["object_id"].to_pylist() == ["a"]
+
+    def test_units(self, tmp_path):
+        write(tmp_path, *(f"{number}.png" for number in range(7)))
+        units = opened(tmp_path).units(3)
+        assert [unit.name for unit in units] == ["00000000", "00000001", "00000002"]
+        assert [len(read_ids(unit)) for unit in units] == [3, 3, 1]
+        assert describe_row(units[1], 2) == "5.png"
+
+    def test_images_before_tables_beside_them(self, tmp_path):
+        write(tmp_path, "a.png")
+        table(tmp_path / "survey.parquet")
+        assert everything(opened(tmp_path))["object_id"].to_pylist() == ["a"]
+
+    def test_file_that_vanished_is_a_row_with_a_problem(self, tmp_path):
+        write(tmp_path, "a.png", "b.png", "c.png")
+        source = opened(tmp_path)
+        (tmp_path / "b.png").unlink()
+        found = everything(source)
+        assert found["object_id"].to_pylist() == ["a", "b", "c"]
+        assert found["image"].to_pylist() == [b"a.png", None, b"c.png"]
+        assert found["problem"].to_pylist() == [None, "cannot read b.png: no such file", None]
+
+    def test_file_without_permission_is_a_row_with_a_problem(self, tmp_path, monkeypatch):
+        write(tmp_path, "a.png")
+        unit = opened(tmp_path).units(1)[0]
+        monkeypatch.setattr("builtins.open", _raising(PermissionError(13, "Permission denied")))
+        assert read_unit(unit)["problem"].to_pylist() == ["cannot read a.png: Permission denied"]
+
+    def test_file_too_large_for_a_cutout_is_not_read_whole(self, tmp_path, monkeypatch):
+        write(tmp_path, "a.png", "long-name.png")
+        monkeypatch.setattr(sources, "MAX_BYTES", 6)
+        assert everything(opened(tmp_path))["problem"].to_pylist() == [
+            None,
+            "long-name.png is larger than 6 bytes, too large for a cutout",
+        ]
+
+    def test_error_of_the_machine_stops_the_unit(self, tmp_path, monkeypatch):
+        """Too many open files, say, must not turn good galaxies into rejects."""
+        write(tmp_path, "a.png")
+        unit = opened(tmp_path).units(1)[0]
+        monkeypatch.setattr("builtins.open", _raising(OSError(24, "Too many open files")))
+        with pytest.raises(InputError, match="Too many open files"):
+            read_unit(unit)
+
+
+class TestTable:
+    def test_columns_in_order_with_carried_ones_last(self, tmp_path):
+        source = opened(table(tmp_path / "t.parquet", votes=[[1, 2]] * 5))
+        found = everything(source)
+        assert found.column_names == [
+            "object_id",
+            "ra",
+            "dec",
+            "image",
+            "problem",
+            "label",
+            "votes",
+        ]
+        assert source.carried == pa.schema({"label": pa.int8(), "votes": pa.list_(pa.int64())})
+        assert found.schema.field("label").type == pa.int8()
+        assert source.has_positions
+        assert found["image"][3].as_py() == b"bytes 3"
+        assert found["problem"].null_count == 5
+
+    @pytest.mark.parametrize("per_shard", [1, 3, 4, 7, 100])
+    @pytest.mark.parametrize("group", [2, 3, 100])
+    def test_any_cut_gives_the_same_rows(self, tmp_path, per_shard, group):
+        whole = pq.read_table(table(tmp_path / "t.parquet", 10, group=group))
+        found = everything(opened(tmp_path / "t.parquet"), per_shard)
+        for name in whole.column_names:
+            assert found[name].to_pylist() == whole[name].to_pylist()
+
+    def test_only_the_row_groups_of_a_unit_are_read(self, tmp_path, monkeypatch):
+        uri = table(tmp_path / "t.parquet", 100, group=10)
+        unit = opened(uri).units(15)[2]  # rows 30 to 45
+        read = []
+        whole = pq.ParquetFile.iter_batches
+
+        def watched(self, *args, row_groups, columns, **options):
+            read.append((row_groups, columns))
+            return whole(self, *args, row_groups=row_groups, columns=columns, **options)
+
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+        assert read_ids(unit) == [f"g{number}" for number in range(30, 45)]
+        assert read == [([3, 4], ["object_id"])]
+
+    def test_several_tables_in_order_of_path(self, tmp_path):
+        table(tmp_path / "b.parquet", 3)
+        table(tmp_path / "a.parquet", 4)
+        table(tmp_path / "c.parquet", 0)
+        source = opened(tmp_path / "*.parquet")
+        assert [Path(file).name for file in source.files] == ["a.parquet", "b.parquet", "c.parquet"]
+        units = source.units(3)
+        assert [describe_row(unit, 0) for unit in units] == [
+            "row 0 of a.parquet",
+            "row 3 of a.parquet",
+            "row 0 of b.parquet",
+        ]
+        assert everything(opened(tmp_path))["label"].to_pylist() == [0, 1, 2, 3, 0, 1, 2]
+
+    def test_other_names(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", drop=["object_id", "ra", "dec", "image"])
+        whole = pq.read_table(uri)
+        for name in ("objid", "ALPHA", "DELTA"):
+            whole = whole.append_column(name, pa.array(range(5), pa.int32()))
+        pq.write_table(whole.append_column("jpeg", pa.array([b"x"] * 5, pa.large_binary())), uri)
+        found = everything(opened(uri, id="objid", ra="ALPHA", dec="DELTA", image="jpeg"))
+        assert found["object_id"].to_pylist() == ["0", "1", "2", "3", "4"]
+        assert found["ra"].type == pa.float64()
+        assert found["image"].type == pa.binary()
+
+    @pytest.mark.parametrize(
+        "kind", [pa.int64(), pa.uint64(), pa.dictionary(pa.int32(), pa.int64()), pa.string()]
+    )
+    def test_long_ids_keep_every_digit(self, tmp_path, kind):
+        ids = pa.array([BIG, BIG + 1, BIG + 2]).cast(
+            kind.value_type if pa.types.is_dictionary(kind) else kind
+        )
+        ids = ids.dictionary_encode() if pa.types.is_dictionary(kind) else ids
+        found = everything(opened(table(tmp_path / "t.parquet", 3, object_id=ids)))
+        assert found["object_id"].to_pylist() == [str(BIG + number) for number in range(3)]
+
+    def test_greatest_unsigned_id(self, tmp_path):
+        ids = pa.array([2**64 - 1], pa.uint64())
+        assert read_ids(opened(table(tmp_path / "t.parquet", 1, object_id=ids)).units(9)[0]) == [
+            "18446744073709551615"
+        ]
+
+    @pytest.mark.parametrize("ids", [["a", None, ""], pa.array([1, None, None], pa.int64())])
+    def test_missing_ids_keep_their_rows(self, tmp_path, ids):
+        found = everything(opened(table(tmp_path / "t.parquet", 3, object_id=ids)))
+        assert found["object_id"].to_pylist()[1:] == ["", ""]
+        assert found["problem"].to_pylist() == [None] + ["the id is null or empty"] * 2
+        assert found["image"].null_count == 0
+
+    def test_null_images_and_null_positions_keep_their_rows(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", 3, image=[b"x", None, b""], ra=[1.0, 2.0, None])
+        found = everything(opened(uri))
+        assert found["problem"].to_pylist() == [None, "the image is null", None]
+        assert found["ra"].to_pylist() == [1.0, 2.0, None]
+
+    def test_position_alone_in_degrees_is_float64(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", 2, ra=pa.array([1, 2], pa.float32()))
+        assert everything(opened(uri))["ra"].type == pa.float64()
+
+    def test_table_without_positions(self, tmp_path):
+        source = opened(table(tmp_path / "t.parquet", drop=["ra", "dec"]))
+        assert not source.has_positions
+        assert everything(source).column_names == ["object_id", "image", "problem", "label"]
+
+    def test_table_that_changed_since(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", 10)
+        units = opened(uri).units(4)
+        table(tmp_path / "t.parquet", 9)
+        with pytest.raises(InputError, match=r"rows 8 to 10 of .* came 1: the table has changed"):
+            read_unit(units[2])
+
+    def test_corrupt_pages(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", 2000, image=[os.urandom(50) for _ in range(2000)])
+        unit = opened(uri).units(2000)[0]
+        data = bytearray(Path(uri).read_bytes())
+        data[4:9000] = bytes(8996)
+        Path(uri).write_bytes(data)
+        with pytest.raises(InputError, match=r"rows 0 to 2000 of .*t\.parquet"):
+            read_unit(unit)
+
+
+class TestTableOfPaths:
+    def paths(self, tmp_path, paths, **extra):
+        write(tmp_path / "meta", "img/a.png", "b.png")
+        write(tmp_path, "c.png")
+        return table(tmp_path / "meta" / "t.parquet", len(paths), image=paths, **extra)
+
+    def test_relative_to_the_table(self, tmp_path):
+        uri = self.paths(tmp_path, ["b.png", "img/a.png", "../c.png"])
+        found = everything(opened(uri))
+        assert found["image"].to_pylist() == [b"b.png", b"img/a.png", b"c.png"]
+        assert found["object_id"].to_pylist() == ["g0", "g1", "g2"]
+        assert found["label"].to_pylist() == [0, 1, 2]
+
+    @pytest.mark.parametrize(
+        ("path", "problem"),
+        [
+            ("gone.png", "cannot read gone.png: no such file"),
+            ("b.png/x", "cannot read b.png/x: Not a directory"),
+            ("img", "cannot read img: Is a directory"),
+            (None, "the path of the image is null or empty"),
+            ("", "the path of the image is null or empty"),
+            ("/etc/x.png", "wanted a path relative to the table's folder, came /etc/x.png"),
+            ("s3://b/x.png", "wanted a path relative to the table's folder, came s3://b/x.png"),
+            ("x" * 260, "File name too long"),
+            ("nul\0.png", "cannot read nul?.png: "),
+        ],
+    )
+    def test_unreadable_paths_are_rows_with_a_problem(self, tmp_path, path, problem):
+        found = everything(opened(self.paths(tmp_path, ["b.png", path, "b.png"])))
+        assert found["image"].to_pylist() == [b"b.png", None, b"b.png"]
+        assert problem in found["problem"][1].as_py()
+        assert found["problem"].null_count == 2
+
+
+class TestRefused:
+    """InputError before any work: what was wanted, what came, what to do."""
+
+    def test_nothing_there(self, tmp_path):
+        text = refused(tmp_path / "gone")
+        assert "wanted a folder or glob of .png" in text
+        assert "gone: there is nothing; check the path" in text
+
+    def test_empty_folder(self, tmp_path):
+        assert "came none" in refused(tmp_path)
+
+    def test_folder_of_other_files(self, tmp_path):
+        write(tmp_path, "b.txt", "a.csv")
+        assert "came 2 other files, such as a.csv" in refused(tmp_path)
+
+    def test_glob_without_match(self, tmp_path):
+        assert "nothing matches" in refused(tmp_path / "*.png")
+
+    def test_unknown_scheme(self):
+        assert "sftpx://host/x" in refused("sftpx://host/x")
+
+    def test_file_that_is_no_parquet(self, tmp_path):
+        write(tmp_path, "t.parquet")
+        assert "wanted a Parquet table at" in refused(tmp_path / "t.parquet")
+
+    def test_empty_file(self, tmp_path):
+        (tmp_path / "t.parquet").touch()
+        assert "wanted a Parquet table at" in refused(tmp_path / "t.parquet")
+
+    def test_table_without_rows(self, tmp_path):
+        assert "came a table with none" in refused(table(tmp_path / "t.parquet", 0))
+
+    @pytest.mark.parametrize(
+        ("columns", "option"),
+        [
+            ({"id": "objid"}, "--id-column"),
+            ({"image": "jpeg"}, "--image-column"),
+            ({"ra": "RA"}, "--ra-column"),
+            ({"dec": "DEC"}, "--dec-column"),
+        ],
+    )
+    def test_missing_column_lists_those_there_are(self, tmp_path, columns, option):
+        text = refused(table(tmp_path / "t.parquet"), **columns)
+        assert f"wanted a column {next(iter(columns.values()))!r}" in text
+        assert "came columns object_id, ra, dec, image, label" in text
+        assert text.endswith(option)
+
+    def test_one_coordinate_alone(self, tmp_path):
+        text = refused(table(tmp_path / "t.parquet", drop=["dec"]), ra="ra")
+        assert "wanted both coordinates, came 'ra' alone" in text
+        assert "--dec-column" in text
+
+    @pytest.mark.parametrize(
+        ("column", "values", "wanted"),
+        [
+            ("object_id", np.arange(5.0), "the id: wanted strings or integers, came double"),
+            ("ra", list("abcde"), "right ascension: wanted numbers, degrees, came string"),
+            ("image", np.arange(5), "the image: wanted bytes (binary) or paths (string), came int"),
+            ("image", [{"bytes": b"x"}] * 5, "came struct<bytes: binary>"),
+        ],
+    )
+    def test_wrong_types(self, tmp_path, column, values, wanted):
+        assert wanted in refused(table(tmp_path / "t.parquet", **{column: values}))
+
+    def test_reserved_names_are_all_listed(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", component=range(5), problem=range(5), objid=range(5))
+        assert "came component, problem in" in refused(uri)
+        assert "came object_id, component, problem in" in refused(uri, id="objid")
+
+    def test_ra_without_dec_is_no_position_and_no_carried_column(self, tmp_path):
+        assert "came ra in" in refused(table(tmp_path / "t.parquet", drop=["dec"]))
+
+    def test_one_column_for_two_things(self, tmp_path):
+        assert "wanted different columns" in refused(table(tmp_path / "t.parquet"), id="image")
+
+    def test_column_twice(self, tmp_path):
+        names = ["object_id", "image", "label", "label"]
+        twice = pa.table([["a"], [b"x"], [1], [2]], names=names)
+        pq.write_table(twice, tmp_path / "t.parquet")
+        assert "came label twice" in refused(tmp_path / "t.parquet")
+
+    def test_tables_that_differ(self, tmp_path):
+        table(tmp_path / "a.parquet")
+        table(tmp_path / "b.parquet", label=np.arange(5), extra=np.arange(5))
+        text = refused(tmp_path)
+        assert "b.parquet unlike" in text
+        assert "no label int8, also extra int64, also label int64; pack them apart" in text
+
+    def test_position_columns_asked_of_image_files(self, tmp_path):
+        assert "image files, which have no columns" in refused(write(tmp_path, "a.png"), ra="ra")
+
+    def test_many_columns_are_not_all_listed(self, tmp_path):
+        extra = {f"x{number}": range(5) for number in range(60)}
+        text = refused(table(tmp_path / "t.parquet", **extra), id="nope")
+        assert "and 35 more" in text
+
+
+class TestS3:
+    def test_folder_glob_and_table_of_paths(self, s3_uri, tmp_path):
+        for name in ("in/a/1.png", "in/b.png"):
+            storage.write_bytes(storage.join(s3_uri, name), name.encode())
+        local = table(tmp_path / "t.parquet", 3, image=["a/1.png", "b.png", "gone.png"])
+        storage.write_bytes(storage.join(s3_uri, "in/t.parquet"), Path(local).read_bytes())
+        found = everything(opened(storage.join(s3_uri, "in")))
+        assert found["object_id"].to_pylist() == ["a/1", "b"]
+        assert found["image"].to_pylist() == [b"in/a/1.png", b"in/b.png"]
+        assert everything(opened(storage.join(s3_uri, "in/*.png")))["object_id"].to_pylist() == [
+            "b"
+        ]
+        rows = everything(opened(storage.join(s3_uri, "in/t.parquet")), 2)
+        assert rows["image"].to_pylist() == [b"in/a/1.png", b"in/b.png", None]
+        assert rows["problem"].to_pylist()[2] == "cannot read gone.png: no such file"
+
+    def test_nothing_there(self, s3_uri):
+        assert "there is nothing" in refused(storage.join(s3_uri, "gone"))
+
+    def test_wrong_key_is_not_a_reject(self, s3_uri, monkeypatch):
+        """Credentials that end in mid-run stop the unit; they make no rejects."""
+        import s3fs
+
+        storage.write_bytes(storage.join(s3_uri, "in/a.png"), b"x")
+        unit = opened(storage.join(s3_uri, "in")).units(1)[0]
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises((InputError, OSError)):
+            read_unit(unit)
+
+
+def test_units_of_real_tables(real_data):
+    source = opened(real_data / "sdss_cutouts_200.parquet")
+    units = source.units(1000)
+    assert (len(units), source.has_positions, source.carried.names) == (8, True, [])
+    whole = pq.read_table(real_data / "sdss_cutouts_200.parquet", columns=["object_id", "ra"])
+    ids = [name for unit in units for name in read_ids(unit)]
+    assert ids == [str(name) for name in whole["object_id"].to_pylist()]
+    last = read_unit(units[-1])
+    assert last["ra"].to_pylist() == whole["ra"].to_pylist()[7000:]
+
+
+def test_threads_read_in_order(tmp_path):
+    names = [f"{number:03d}.png" for number in range(100)]
+    write(tmp_path, *names)
+    before = threading.active_count()
+    assert everything(opened(tmp_path))["image"].to_pylist() == [name.encode() for name in names]
+    assert threading.active_count() <= before + 1
+
+
+def test_import_is_light():
+    """A worker that only reads sources loads neither torch nor ray."""
+    code = "import sys, avader.survey.sources; print({'torch', 'ray'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
