@@ -191,3 +191,11 @@ class Recipe(Section):
     """Epochs between checkpoints."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network in training: float32, or bfloat16 autocast."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.loss == "cross-entropy" and self.network.output != "sigmoid":
+            raise ValueError(
+                f"loss: cross-entropy wants network.output = sigmoid, got {self.network.output}"
+            )
+        return self

@@ -1,0 +1,166 @@
+"""`train`: packed cutouts become a model folder, on Ray Train.
+
+Below the output folder: plan.json (what it is for), training/checkpoints (Ray Train's, from which
+the same command goes on after anything was killed), training/metrics.csv (a row an epoch), and the
+model's own files, written last.
+"""
+
+import logging
+from typing import Any
+
+import pyarrow.fs
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from avader.config import TrainSettings
+from avader.errors import InputError
+from avader.io import manifest, storage
+from avader.io.manifest import Manifest
+from avader.io.models import read_model
+from avader.model.schedule import total_epochs
+from avader.pipelines.board import Board, reading
+from avader.pipelines.cluster import cluster
+from avader.pipelines.progress import say
+from avader.pipelines.training_worker import WorkerTask, work
+from avader.plan import Plan
+from avader.recipe import Recipe
+from avader.training.loop import TrainingError
+
+RUN_NAME = "checkpoints"
+"""Ray Train goes on with a run of the same name in the same place."""
+KEEP = 2
+"""Checkpoints kept."""
+
+# Settings of a recipe that change no number of the model.
+ASIDE = {"checkpoint_epochs"}
+
+
+def run(settings: TrainSettings) -> None:
+    """Train to the end of the schedule, or go on with what was begun, or say that it is done.
+
+    Raises InputError for bad input before any work, TrainingError where training cannot go on.
+    """
+    out, data = storage.absolute(settings.out), storage.absolute(settings.data)
+    recipe = recipe_of(settings)
+    cutouts = manifest.read_manifest(data, kind="cutouts")
+    check(recipe, cutouts)
+    manifest.open_plan(out, plan(recipe, cutouts))
+    if storage.exists(storage.join(out, "card.json")):
+        digest = read_model(out).digest
+        say(f"{settings.out} holds this model, trained to the end ({digest[:12]}): nothing to do")
+        return
+    with cluster(settings):
+        _train(settings, WorkerTask(recipe=recipe, name=settings.recipe, data=cutouts, out=out))
+    occupancy = read_model(out).card["result"]["occupancy"]
+    say(f"trained: {settings.out}; images per component: {' '.join(map(str, occupancy))}")
+
+
+def recipe_of(settings: TrainSettings) -> Recipe:
+    """The recipe's part of a training's settings."""
+    return Recipe(**{name: getattr(settings, name) for name in Recipe.model_fields})
+
+
+def plan(recipe: Recipe, cutouts: Manifest) -> Plan:
+    """What decides the model: the recipe and the packed images, wherever they lie."""
+    return Plan(
+        kind="model",
+        settings={
+            "recipe": recipe.model_dump(mode="json", exclude=ASIDE),
+            "data": {"digest": cutouts.digest, "rows": cutouts.totals["rows"]},
+        },
+    )
+
+
+def check(recipe: Recipe, cutouts: Manifest) -> None:
+    """Raise InputError where the recipe doesn't fit the images."""
+    rows, uri = cutouts.totals["rows"], storage.public_uri(cutouts.uri)
+    if not rows:
+        raise InputError(f"wanted images to train on, got none in {uri}; see its rejects/")
+    bands, height, width = cutouts.facts["shape"]
+    network = recipe.network
+    if (network.bands, network.size, network.size) != (bands, height, width):
+        raise InputError(
+            f"the network wants {network.bands} x {network.size} x {network.size} px (bands x "
+            f"height x width), {uri} holds {bands} x {height} x {width}; set --network.bands and "
+            "--network.size, or pack with --preprocessing.bands and --preprocessing.size"
+        )
+    if recipe.mixture.components > rows:
+        raise InputError(
+            f"wanted at most one component per image, got {recipe.mixture.components} components "
+            f"and {rows} images in {uri}; lower --mixture.components or pack more"
+        )
+
+
+def _train(settings: TrainSettings, task: WorkerTask) -> None:
+    """Run Ray Train to the end, saying what its workers write."""
+    scaling, board = _scaling(settings), Board()
+    storage_path, filesystem = _place(task.out)
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    say(
+        f"training {task.name} on {task.data.totals['rows']:,} images for "
+        f"{total_epochs(task.recipe.schedule)} epochs: {scaling.num_workers} "
+        f"{'GPU' if scaling.use_gpu else 'CPU'} worker(s)"
+    )
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={"task": task, "notices": board.notices},
+        scaling_config=scaling,
+        run_config=RunConfig(
+            name=RUN_NAME,
+            storage_path=storage_path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
+        ),
+    )
+    try:
+        with reading(board):
+            trainer.fit()
+    except TrainingFailedError as error:
+        raise TrainingError(
+            f"the training stopped after {settings.max_failures} restarts: {error}. The same "
+            "command goes on from the last checkpoint."
+        ) from error
+    failure = board.say_all()
+    if failure is not None:
+        raise TrainingError(failure)
+
+
+def _place(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """Path and file system of Ray Train's storage below an output folder."""
+    filesystem, path = storage.filesystem(storage.join(out, "training"))
+    if storage.is_local(out):
+        return path, None
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
+
+
+def _scaling(settings: TrainSettings) -> ScalingConfig:
+    """Workers and what each one gets: a GPU, or all CPUs of its part of a machine.
+
+    As many workers as GPUs by default, or one per machine with CPUs, because one worker with two
+    threads is faster than two workers with one.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    if settings.device == "gpu" and not gpus:
+        raise InputError("wanted GPUs (--device gpu), got a cluster without; use --device auto")
+    use_gpu = settings.device != "cpu" and gpus > 0
+    kind = "GPU" if use_gpu else "CPU"
+    hosts = [node for node in nodes if node.get(kind, 0) >= 1]
+    workers = settings.workers or (gpus if use_gpu else max(1, len(hosts)))
+    share: dict[str, Any] = {"CPU": _cpus_each(hosts, workers, use_gpu)}
+    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=share)
+
+
+def _cpus_each(hosts: list[dict[str, float]], workers: int, use_gpu: bool) -> int:
+    """The most CPUs that each worker can have so that all find room; at least 1."""
+    most = int(max((host.get("CPU", 1) for host in hosts), default=1))
+    for cpus in range(most, 1, -1):
+        room = [int(host.get("CPU", 0) // cpus) for host in hosts]
+        if use_gpu:
+            room = [min(n, int(host["GPU"])) for n, host in zip(room, hosts, strict=True)]
+        if sum(room) >= workers:
+            return cpus
+    return 1

@@ -1,0 +1,228 @@
+"""What a worker of `train` does: images into memory, the loop, checkpoints, the model's files."""
+
+import csv
+import ctypes
+import io
+import os
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+
+from avader.catalogue.provenance import provenance
+from avader.errors import InputError
+from avader.io import shards, storage
+from avader.io.manifest import Manifest
+from avader.io.models import write_model
+from avader.model.files import model_config, model_tensors
+from avader.model.schedule import at, total_epochs
+from avader.pipelines.board import Notices
+from avader.pipelines.progress import duration
+from avader.recipe import Preprocessing, Recipe
+from avader.training.data import Pixels
+from avader.training.group import Group
+from avader.training.loop import Task, TrainingError, Watch, train
+from avader.training.state import TrainingState, fresh_state
+from avader.training.summary import summarise
+
+STATE_FILE = "state.pt"
+QUIET = 10.0
+"""Seconds between lines within a long epoch."""
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What all workers of a training are given. name: the recipe's; out: folder URI."""
+
+    recipe: Recipe
+    name: str
+    data: Manifest
+    out: str
+
+
+def work(config: dict[str, Any]) -> None:
+    """One worker, from its images to the end of the schedule; Ray Train calls it.
+
+    What cannot be mended by a restart is told to the driver; anything else is raised, so that
+    Ray Train restarts from the last checkpoint.
+    """
+    given: WorkerTask = config["task"]
+    notices: Notices = config["notices"]
+    context = ray.train.get_context()
+    group = Group(context.get_world_rank(), context.get_world_size())
+    tune_process()
+    try:
+        task = Task(given.recipe, load_pixels(given.data), group)
+        _train(given, task, notices)
+    except (InputError, TrainingError) as error:
+        if group.is_first:
+            notices.fail(str(error))
+
+
+def load_pixels(data: Manifest) -> Pixels:
+    """All images of packed cutouts, (N, C, H, W) as stored, part by part into one array."""
+    rows = data.totals["rows"]
+    pixels: Pixels | None = None
+    filled = 0
+    for path in data.paths:
+        column = shards.read_part(data.uri, path, ["image"])["image"]
+        for chunk in column.chunks:
+            images = chunk.to_numpy_ndarray()
+            if pixels is None:
+                pixels = np.empty((rows, *images.shape[1:]), images.dtype)
+            pixels[filled : filled + len(images)] = images
+            filled += len(images)
+    if pixels is None or filled != rows:
+        raise InputError(
+            f"wanted {rows:,} images in {storage.public_uri(data.uri)}, got {filled:,}; the folder "
+            "was changed after it was packed: run `avader verify`, then pack again"
+        )
+    return pixels
+
+
+def tune_process() -> None:
+    """Use this worker's CPUs, and keep freed memory for the next batch.
+
+    glibc gives large arrays back to the system at once, and page faults then cost a third to two
+    thirds of the speed on CPUs.
+    """
+    assigned = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+    torch.set_num_threads(max(1, min(int(assigned), os.cpu_count() or 1)))
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
+            getattr(libc, "mallopt", lambda *_: 0)(option, value)
+
+
+def _train(given: WorkerTask, task: Task, notices: Notices) -> None:
+    """Go on from the last checkpoint, or begin, and train to the end; rank 0 writes the model."""
+    pixels, first = task.pixels, task.group.is_first
+    device = ray.train.torch.get_device()
+    full = 255.0 if pixels.dtype == np.uint8 else 1.0
+    mean = float(pixels.mean(dtype=np.float64)) / full
+    state = fresh_state(task.recipe, mean_pixel=mean, device=str(device))
+    _restore(state)
+    teller = Teller(given, notices) if first else None
+    if teller is not None:
+        teller.begin(state, pixels)
+    watch = Watch(
+        epoch=lambda state: _epoch_done(state, given, teller),
+        batch=teller.batch if teller is not None else lambda state, images: None,
+    )
+    train(state, task, watch)
+    summary = summarise(state, task)
+    if first:
+        _write_model(state, given, asdict(summary))
+
+
+def _restore(state: TrainingState) -> None:
+    """Become the last checkpoint's state, where there is one."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as folder:
+        state.restore(storage.read_bytes(storage.join(folder, STATE_FILE)))
+
+
+def _epoch_done(state: TrainingState, given: WorkerTask, teller: "Teller | None") -> None:
+    """After every epoch: metrics and a line by rank 0, and a checkpoint where one is due."""
+    if teller is not None:
+        teller.epoch(state)
+    last = state.epoch == total_epochs(given.recipe.schedule)
+    if state.epoch % given.recipe.checkpoint_epochs and not last:
+        return
+    metrics = dict(state.history[-1])
+    if teller is None:
+        ray.train.report(metrics)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        storage.write_bytes(storage.join(folder, STATE_FILE), state.to_bytes())
+        ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder))
+
+
+class Teller:
+    """Rank 0's lines and its table of metrics."""
+
+    def __init__(self, given: WorkerTask, notices: Notices) -> None:
+        self.given, self.notices = given, notices
+        self.total = total_epochs(given.recipe.schedule)
+        self.began = self.said = time.monotonic()
+        self.first_epoch = 0
+
+    def begin(self, state: TrainingState, pixels: Pixels) -> None:
+        """Say what is in memory and where the training goes on."""
+        shape = " x ".join(map(str, pixels.shape))
+        self.notices.write(
+            f"  {shape} {pixels.dtype} images, {pixels.nbytes / 2**20:,.1f} MiB in every worker"
+        )
+        if state.epoch:
+            self.notices.write(f"  going on after epoch {state.epoch} of {self.total}")
+        self.first_epoch, self.began = state.epoch, time.monotonic()
+
+    def batch(self, state: TrainingState, images: int) -> None:
+        """Say how far a long epoch is."""
+        if time.monotonic() - self.said < QUIET:
+            return
+        self.said = time.monotonic()
+        name = at(self.given.recipe.schedule, state.epoch).phase.name
+        done, rows = state.epoch + 1, self.given.data.totals["rows"]
+        self.notices.write(f"  {name}, epoch {done} of {self.total}: {images:,} of {rows:,} images")
+
+    def epoch(self, state: TrainingState) -> None:
+        """Say an epoch's figures, and write the table anew."""
+        self.said = time.monotonic()
+        self.notices.write("  " + self.line(state))
+        table = storage.join(self.given.out, "training", "metrics.csv")
+        storage.write_bytes(table, metrics_csv(state))
+
+    def line(self, state: TrainingState) -> str:
+        """An epoch's figures as one line."""
+        row = state.history[-1]
+        mixture = at(self.given.recipe.schedule, state.epoch - 1).trains_mixture
+        kl = f"mixture KL {row['mixture_kl']:.2f}" if mixture else f"unit KL {row['unit_kl']:.2f}"
+        spent = time.monotonic() - self.began
+        left = spent / (state.epoch - self.first_epoch) * (self.total - state.epoch)
+        parts = [
+            f"{row['phase']}, epoch {state.epoch} of {self.total}: loss {row['loss']:.3f}",
+            f"reconstruction {row['reconstruction']:.3f}",
+            kl,
+            *([f"{row['effective_components']:.1f} components"] if mixture else []),
+            f"{row['images_per_second']:,.0f} images/s",
+        ]
+        return ", ".join(parts) + (f", {duration(left)} left" if state.epoch < self.total else "")
+
+
+def metrics_csv(state: TrainingState) -> bytes:
+    """The history as CSV text, a row an epoch."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(state.history)
+    return text.getvalue().encode()
+
+
+def _write_model(state: TrainingState, given: WorkerTask, summary: dict[str, Any]) -> None:
+    """Write the model folder; its card is the last file, and says that training is done."""
+    recipe = given.recipe
+    last = state.history[-1]
+    write_model(
+        given.out,
+        config=model_config(state.model, Preprocessing(**given.data.settings["preprocessing"])),
+        tensors=model_tensors(state.model),
+        card=provenance(
+            recipe={"name": given.name, **recipe.model_dump(mode="json")},
+            seed=recipe.seed,
+            data={"manifest": given.data.digest, "rows": given.data.totals["rows"]},
+            result={
+                **summary,
+                "epochs": state.epoch,
+                **{name: last[name] for name in ("loss", "reconstruction", "mixture_kl", "l2")},
+            },
+        ),
+    )

@@ -1,0 +1,46 @@
+"""What a finished training says about itself, over all its images.
+
+Legend: N rows, K components.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from avader.mixture.gaussian import log_likelihood, responsibilities
+from avader.training.data import near_equal
+from avader.training.loop import Task, effective_number, encode_rows
+from avader.training.state import TrainingState
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Facts at the encoder's means.
+
+    occupancy: images per component by highest probability. effective_components: exp(entropy) of
+    it. mean_log_likelihood: mean of log p(z), nats.
+    """
+
+    occupancy: list[int]
+    effective_components: float
+    mean_log_likelihood: float
+
+
+@torch.no_grad()
+def summarise(state: TrainingState, task: Task) -> Summary:
+    """The summary of all images; every rank encodes its part and gets the whole answer."""
+    start, stop = near_equal(len(task.pixels), task.group.world)[task.group.rank]
+    means = encode_rows(state, task.pixels, np.arange(start, stop))
+    z = torch.from_numpy(means).double()
+    mixture = type(state.model.mixture())(*(value.cpu() for value in state.model.mixture()))
+    component = responsibilities(z, mixture).argmax(1).numpy()
+    parts = task.group.gather((component, log_likelihood(z, mixture).numpy()))
+    components = np.concatenate([part[0] for part in parts])
+    likelihoods = np.concatenate([part[1] for part in parts])
+    occupancy = np.bincount(components, minlength=state.model.components).tolist()
+    return Summary(
+        occupancy=occupancy,
+        effective_components=effective_number(occupancy),
+        mean_log_likelihood=float(likelihoods.mean()),
+    )
