@@ -1,0 +1,273 @@
+"""report: a self-contained page about a classified catalogue and its model."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avader.api import Model, load_model
+from avader.catalogue import rows as catalogue_rows
+from avader.catalogue.provenance import CITATION
+from avader.catalogue.schema import FLAG_MEANINGS
+from avader.config import ReportSettings
+from avader.errors import InputError
+from avader.images.checks import REASON_MEANINGS
+from avader.io import shards, storage
+from avader.io.manifest import Manifest, read_manifest
+from avader.io.models import ModelFiles, read_model
+from avader.mixture.sample import mixture_arrays
+from avader.model.files import build_model, parse_config
+from avader.pipelines.progress import Progress, say
+from avader.report.compose import Material, compose
+from avader.report.page import Fact, RejectReason, render
+from avader.report.summary import MEMBERS, Chosen, Rows, Summary
+
+COLUMNS = (
+    "object_id",
+    "component",
+    "probability",
+    "latent_mean",
+    "log_likelihood",
+    "reconstruction_error",
+    "flags",
+)
+_LONGEST = 300  # characters of a value in the page's tables
+
+
+def run(settings: ReportSettings) -> None:
+    """Write index.html. Raises InputError where model, catalogue and data do not match."""
+    catalogue = read_manifest(storage.absolute(settings.catalogue), kind="classified")
+    files = read_model(storage.absolute(settings.model))
+    _check_model(catalogue, files)
+    data = _open_data(settings, catalogue)
+    say(f"reporting on {catalogue.totals['rows']:,} galaxies")
+    page = compose(
+        _gather(settings, catalogue, data, files),
+        subtitle=f"Catalogue {storage.public_uri(settings.catalogue)}, model {files.digest[:12]}",
+        flag_meanings={
+            flag.name.lower(): (flag.value, meaning)
+            for flag, meaning in FLAG_MEANINGS.items()
+            if flag.name
+        },
+        provenance=_provenance(settings, catalogue, data, files),
+        citation=CITATION,
+    )
+    out = storage.join(settings.out, "index.html")
+    storage.write_bytes(out, render(page).encode())
+    say(f"wrote {storage.public_uri(out)}")
+
+
+def _check_model(catalogue: Manifest, files: ModelFiles) -> None:
+    wanted = catalogue.settings["model"]
+    if files.digest != wanted:
+        raise InputError(
+            f"wanted the model that {storage.public_uri(catalogue.uri)} was made with, {wanted}, "
+            f"got {files.digest}; give the --model of its classify command"
+        )
+
+
+def _open_data(settings: ReportSettings, catalogue: Manifest) -> Manifest:
+    """The packed cutouts that the catalogue was made from."""
+    uri = settings.data or catalogue.settings["data_uri"]
+    try:
+        data = read_manifest(storage.absolute(uri), kind="cutouts")
+    except InputError as error:
+        if settings.data:
+            raise
+        raise InputError(
+            f"{error}. The catalogue names that folder as its cutouts; say with --data where they "
+            "are now"
+        ) from error
+    wanted = catalogue.settings["data"]
+    if data.digest != wanted:
+        raise InputError(
+            f"wanted the cutouts that the catalogue was made from, {wanted}, got {data.digest} in "
+            f"{storage.public_uri(uri)}; give the --data of its classify command"
+        )
+    return data
+
+
+def _gather(
+    settings: ReportSettings, catalogue: Manifest, data: Manifest, files: ModelFiles
+) -> Material:
+    summary = summarise(catalogue)
+    chosen = [*summary.examples, *(one for members in summary.members for one in members)]
+    mixture = mixture_arrays(build_model(parse_config(files.config), files.tensors).mixture())
+    model = load_model(
+        storage.absolute(settings.model),
+        precision=catalogue.settings["precision"],
+        tile=catalogue.settings["tile"],
+    )
+    latent = mixture.means.shape[1]
+    latents = np.array([one.latent for one in summary.examples], np.float32).reshape(-1, latent)
+    return Material(
+        summary=summary,
+        images=read_images(data, chosen),
+        reconstructions=model.decode(latents),
+        samples=_samples(model, len(mixture.weights)),
+        weights=mixture.weights,
+        means=mixture.means,
+        rejects=[
+            *count_rejects(data, stage="packing"),
+            *count_rejects(catalogue, stage="classification"),
+        ],
+        rows_in=data.totals["rows_in"],
+    )
+
+
+def summarise(catalogue: Manifest) -> Summary:
+    """The catalogue's numbers, gathered part by part."""
+    summary = Summary(
+        rows=catalogue.totals["rows"],
+        components=catalogue.facts["components"],
+        latent=catalogue.facts["latent"],
+    )
+    progress = Progress("read", summary.rows, noun="rows")
+    for path in catalogue.paths:
+        table = shards.read_part(catalogue.uri, path, COLUMNS)
+        summary.add(_rows(table, part=path))
+        progress.add(table.num_rows)
+    return summary
+
+
+def _rows(table: pa.Table, *, part: str) -> Rows:
+    def floats(name: str) -> np.ndarray:
+        values: np.ndarray = table[name].to_numpy().astype(np.float64)
+        return values  # nulls are NaN
+
+    return Rows(
+        part=part,
+        object_id=table["object_id"].to_numpy(),
+        component=table["component"].to_numpy(),
+        probability=_vectors(table["probability"]),
+        latent=_vectors(table["latent_mean"]),
+        log_likelihood=floats("log_likelihood"),
+        reconstruction_error=floats("reconstruction_error"),
+        flags=table["flags"].to_numpy(),
+    )
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray:
+    """A fixed_size_list column as (N, L)."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+    values = np.concatenate([np.zeros(0, np.float32), *chunks])
+    return values.reshape(-1, column.type.list_size)
+
+
+def read_images(data: Manifest, chosen: Iterable[Chosen]) -> dict[int, np.ndarray]:
+    """Pixels (C, H, W), float32 in [0, 1], of chosen rows by their number; from their shards."""
+    by_part: dict[str, dict[str, set[int]]] = {}
+    for one in chosen:
+        by_part.setdefault(one.part, {}).setdefault(one.object_id, set()).add(one.row)
+    images: dict[int, np.ndarray] = {}
+    for part, numbers in sorted(by_part.items()):
+        found = _read_shard(storage.join(data.uri, part), numbers.keys())
+        missing = sorted(numbers.keys() - found.keys())
+        if missing:
+            raise InputError(
+                f"wanted the image of {missing[0]} in {part} of {storage.public_uri(data.uri)}, "
+                "got none; give the --data that the catalogue was made from"
+            )
+        images |= {row: found[name] for name, rows in numbers.items() for row in rows}
+    return images
+
+
+def _read_shard(uri: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """Images of the ids wanted, by id; only row groups that hold one are decoded."""
+    wanted = set(wanted)
+    found: dict[str, np.ndarray] = {}
+    with storage.open_input(uri) as file:
+        shard = pq.ParquetFile(file)
+        for group in range(shard.num_row_groups):
+            ids = shard.read_row_group(group, columns=["object_id"])["object_id"].to_pylist()
+            hits = [(row, name) for row, name in enumerate(ids) if name in wanted]
+            if hits:
+                table = shard.read_row_group(group, columns=["image"])
+                pixels = catalogue_rows.pixels(table["image"])
+                found |= {name: _unit_scale(pixels[row]) for row, name in hits}
+    return found
+
+
+def _unit_scale(pixels: np.ndarray) -> np.ndarray:
+    """Stored pixels as float32 in [0, 1]."""
+    scale = 255 if pixels.dtype == np.uint8 else 1
+    return pixels.astype(np.float32) / np.float32(scale)
+
+
+def _samples(model: Model, components: int) -> np.ndarray:
+    """Images (K, 8, C, H, W) drawn from every component alone."""
+    # Other objects for other components: the same normals would give them the same quirks.
+    drawn = [
+        model.sample(MEMBERS, 0, start=MEMBERS * k, components=[k])[0] for k in range(components)
+    ]
+    images = model.decode(np.concatenate(drawn))
+    return images.reshape(components, MEMBERS, *images.shape[1:])
+
+
+def count_rejects(folder: Manifest, *, stage: str) -> list[RejectReason]:
+    """Rejects of a folder by reason, the most frequent first, with their first example."""
+    counts: dict[str, int] = {}
+    examples: dict[str, str] = {}
+    for part in folder.parts:
+        if not part["rejects"]:
+            continue
+        columns = ["object_id", "reason", "detail"]
+        for row in shards.read_part(folder.uri, part["rejects_path"], columns).to_pylist():
+            reason = row["reason"]
+            counts[reason] = counts.get(reason, 0) + 1
+            examples.setdefault(reason, f"{row['object_id'] or '(no id)'}: {row['detail']}")
+    meanings = {str(reason): meaning for reason, meaning in REASON_MEANINGS.items()}
+    return [
+        RejectReason(stage, reason, meanings.get(reason, ""), counts[reason], examples[reason])
+        for reason in sorted(counts, key=lambda name: (-counts[name], name))
+    ]
+
+
+def _provenance(
+    settings: ReportSettings, catalogue: Manifest, data: Manifest, files: ModelFiles
+) -> dict[str, list[Fact]]:
+    """What the page was made from, as tables."""
+    facts = {
+        "Catalogue": {
+            "uri": storage.public_uri(storage.absolute(settings.catalogue)),
+            "manifest": catalogue.digest,
+            "plan": catalogue.fingerprint,
+            **_without(catalogue.settings, "versions", "writer"),
+            "backend": catalogue.provenance.get("backend"),
+            "preprocessing_accepted": catalogue.provenance.get("preprocessing_accepted"),
+        },
+        "Cutouts": {
+            "uri": storage.public_uri(data.uri),
+            **_without(data.settings, "versions", "writer", "columns"),
+        },
+        "Model": {
+            "uri": storage.public_uri(storage.absolute(settings.model)),
+            "digest": files.digest,
+            **_without(files.config, "preprocessing", "format", "version"),
+            **_without(files.card, "digest", "citation", "versions"),
+        },
+        "Versions": catalogue.provenance.get("versions", {}),
+    }
+    return {
+        title: [Fact(name, value) for name, value in _flat(content)]
+        for title, content in facts.items()
+    }
+
+
+def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested values as (dotted name, text); empty ones are left out, long ones cut."""
+    flat: list[tuple[str, str]] = []
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{name}.")
+        elif value not in (None, [], ""):
+            text = value if isinstance(value, str) else json.dumps(value)
+            flat.append((prefix + name, text if len(text) <= _LONGEST else text[:_LONGEST] + " …"))
+    return flat

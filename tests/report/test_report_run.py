@@ -1,0 +1,206 @@
+"""`report` on a tiny catalogue on disk: what it reads, what it refuses."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from avader.api import load_model
+from avader.catalogue import rows, schema
+from avader.catalogue.provenance import provenance
+from avader.config import ReportSettings
+from avader.errors import InputError
+from avader.io import manifest, shards
+from avader.pipelines import report
+from avader.plan import Plan, Unit, unit_name
+from avader.recipe import Preprocessing
+from tests.report.test_page import SECTIONS, Reader
+from tests.tiny import COMPONENTS, NETWORK, galaxy, write_tiny_model
+
+COUNT, STEP = 40, 15
+UNITS = tuple(Unit(unit_name(n), {}) for n in range(-(-COUNT // STEP)))
+
+
+@dataclass
+class Folders:
+    """A model, cutouts and a catalogue that belong together."""
+
+    root: object
+    bands: int = 1
+
+    def __post_init__(self):
+        network = NETWORK.model_copy(update={"bands": self.bands})
+        self.model = write_tiny_model(
+            self.root / "model", Preprocessing(size=16), network=network, seed=2
+        )
+        self.images = np.stack([self.image(number) for number in range(COUNT)])
+        self.data = self.write_cutouts(self.root / "cutouts")
+        self.catalogue = self.write_catalogue(self.root / "catalogue")
+
+    def image(self, number):
+        return np.stack([galaxy(number + 1000 * band) for band in range(self.bands)])
+
+    def names(self, at):
+        return np.array([f"g{number:04d}" for number in range(COUNT)], object)[at]
+
+    def write(self, out, kind, settings, tables, rejects, facts):
+        plan = Plan(kind=kind, settings=settings, units=UNITS)
+        manifest.open_plan(str(out), plan)
+        receipts = [
+            shards.write_unit(
+                str(out),
+                unit,
+                rows_in=table.num_rows + len(refused),
+                table=table,
+                rejects=rows.reject_table(refused, unit.name),
+            )
+            for unit, table, refused in zip(UNITS, tables, rejects, strict=True)
+        ]
+        manifest.write_manifest(str(out), plan, receipts, facts=facts, provenance=provenance())
+        return str(out)
+
+    def write_cutouts(self, out):
+        wanted = schema.cutout_schema((self.bands, 16, 16), dtype="uint8", positions=False)
+        tables = []
+        for number in range(len(UNITS)):
+            at = slice(number * STEP, (number + 1) * STEP)
+            size = len(self.images[at])
+            columns = {
+                "object_id": self.names(at),
+                "image": self.images[at],
+                "limit_low": np.zeros(size),
+                "limit_high": np.ones(size),
+                "flags": np.zeros(size, np.int32),
+            }
+            tables.append(rows.table(wanted, columns))
+        refused = [[rows.Reject("bad", "constant", "every pixel is 7")], [], []]
+        return self.write(out, "cutouts", {"source": "s3://sky/cutouts"}, tables, refused, {})
+
+    def write_catalogue(self, out):
+        model = load_model(self.model)
+        wanted = schema.classified_schema(
+            latent=NETWORK.latent, components=COMPONENTS, positions=False
+        )
+        tables = []
+        for number in range(len(UNITS)):
+            at = slice(number * STEP, (number + 1) * STEP)
+            mean, logvar = model.encode(self.images[at])
+            # Random weights send every image to one place: spread the latents out.
+            mean = mean + np.random.default_rng(number).normal(size=mean.shape).astype(np.float32)
+            g = model.posterior(mean)
+            columns = {
+                "object_id": self.names(at),
+                "component": g.argmax(axis=1).astype(np.int16),
+                "probability": g,
+                "entropy": np.zeros(len(g)),
+                "latent_mean": mean,
+                "latent_logvar": logvar,
+                "log_likelihood": model.log_likelihood(mean),
+                "reconstruction_error": np.full(len(g), 0.25),
+                "flags": np.ones(len(g), np.int32),
+            }
+            tables.append(rows.table(wanted, columns))
+        settings = {
+            "model": model.digest,
+            "data": manifest.read_manifest(self.data).digest,
+            "data_uri": self.data,
+            "precision": "float32",
+            "tile": 16,
+        }
+        facts = {"components": COMPONENTS, "latent": NETWORK.latent}
+        return self.write(out, "classified", settings, tables, [[], [], []], facts)
+
+    def run(self, **changed):
+        given = {"model": self.model, "catalogue": self.catalogue, "out": str(self.root / "page")}
+        report.run(ReportSettings(**given | changed))
+        return (self.root / "page" / "index.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return Folders(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def html(folders):
+    return folders.run()
+
+
+def test_the_page_has_every_section_and_the_provenance(folders, html):
+    read = Reader(html)
+    assert set(SECTIONS) <= set(read.ids)
+    text = "".join(read.text)
+    for wanted in (
+        load_model(folders.model).digest,
+        folders.catalogue,
+        folders.data,
+        "s3://sky/cutouts",
+        "constant",
+        "bad: every pixel is 7",
+        "MNRAS",
+    ):
+        assert wanted in text
+    assert "0.25000" in text  # the median reconstruction error
+    assert "41" in text  # objects in
+
+
+def test_pictures_are_those_of_the_catalogue(folders, html):
+    """The input panel of the first example is the packed image, stretched or as it is."""
+    read = Reader(html)
+    first = next(i for i in read.images if i["alt"].startswith("Input, reconstruction"))
+    number = int(first["alt"].rpartition("g")[2])
+    png = base64.b64decode(first["src"].partition(",")[2])
+    shown = np.asarray(Image.open(io.BytesIO(png)).convert("L"))[:, :16].astype(float)
+    packed = folders.images[number, 0].astype(float)
+    assert np.corrcoef(np.argsort(shown.ravel()), np.argsort(packed.ravel()))[0, 1] > 0
+    np.testing.assert_array_equal(shown == shown.max(), packed == packed.max())
+
+
+def test_images_are_read_by_id_from_their_shards(folders):
+    summary = report.summarise(manifest.read_manifest(folders.catalogue))
+    images = report.read_images(manifest.read_manifest(folders.data), summary.examples)
+    assert len(images) == 24
+    for row, image in images.items():
+        np.testing.assert_array_equal(image, folders.images[row].astype(np.float32) / 255)
+
+
+def test_rejects_of_both_stages_are_counted(folders):
+    found = report.count_rejects(manifest.read_manifest(folders.data), stage="packing")
+    assert [(one.stage, one.reason, one.count) for one in found] == [("packing", "constant", 1)]
+    assert found[0].meaning
+    catalogue = manifest.read_manifest(folders.catalogue)
+    assert report.count_rejects(catalogue, stage="classification") == []
+
+
+def test_three_bands_make_a_page(tmp_path):
+    html = Folders(tmp_path, bands=3).run()
+    assert len(Reader(html).images) > 24
+
+
+def test_another_model_is_refused_with_both_digests(folders, tmp_path):
+    other = write_tiny_model(tmp_path / "other", seed=9)
+    digests = load_model(folders.model).digest, load_model(other).digest
+    with pytest.raises(InputError, match=rf"wanted .*{digests[0]}.*got {digests[1]}.*--model"):
+        folders.run(model=other)
+
+
+def test_other_cutouts_are_refused(folders, tmp_path):
+    moved = Folders(tmp_path, bands=3)
+    with pytest.raises(InputError, match=r"wanted the cutouts .* got .*--data"):
+        folders.run(data=moved.data)
+
+
+def test_cutouts_that_moved_are_asked_for(folders, tmp_path):
+    moved = Folders(tmp_path)
+    (tmp_path / "cutouts").rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="say with --data where they are now"):
+        moved.run()
+    assert moved.run(data=str(tmp_path / "elsewhere"))
+
+
+def test_a_folder_of_cutouts_is_no_catalogue(folders):
+    with pytest.raises(InputError, match="wanted a folder of classified"):
+        folders.run(catalogue=folders.data)
