@@ -11,5 +11,3 @@ class InputError(ValueError):
 
 class VerificationError(RuntimeError):
     """A check of `avader verify` failed; exit code 1."""
-
-    exit_code = 1

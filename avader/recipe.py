@@ -16,7 +16,9 @@ Kernel = Annotated[int, Field(gt=0, le=31, multiple_of=1)]
 class Section(BaseModel):
     """A section of settings: unknown names are refused, values cannot change once checked."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Preprocessing(Section):
@@ -44,7 +46,7 @@ class Preprocessing(Section):
     """Lower and upper limit, input flux units, for limits = fixed."""
     stretch: Literal["linear", "asinh", "log"] = "linear"
     """Curve between the limits, u in [0, 1]: u, asinh(u/s)/asinh(1/s), log(1+u/s)/log(1+1/s)."""
-    softening: float = Field(0.1, gt=0)
+    softening: float = Field(0.1, ge=1e-9)
     """s of the stretch, as a fraction of the range between the limits."""
     missing: Literal["reject", "median", "zero"] = "reject"
     """NaN and masked pixels: refuse the cutout, or fill with its median or with 0 flux."""

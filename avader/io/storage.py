@@ -73,10 +73,11 @@ def exists(uri: str) -> bool:
 
 
 def open_input(uri: str) -> IO[bytes]:
-    """A seekable binary file to read from."""
+    """A seekable binary file to read from; on S3 it fetches what is asked for, not 50 MB ahead."""
     fs, path = filesystem(uri)
+    options = {} if is_local(uri) else {"cache_type": "none"}
     try:
-        return cast("IO[bytes]", fs.open(path, "rb"))
+        return cast("IO[bytes]", fs.open(path, "rb", **options))
     except STORAGE_ERRORS as error:
         raise _unusable(uri, error) from error
 

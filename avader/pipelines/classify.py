@@ -194,7 +194,7 @@ class ClassifyUnit:
             return np.full(len(pixels), np.nan)
         scale = 255 if pixels.dtype == np.uint8 else 1
         residual = pixels.astype(np.float64) / scale - self.model.decode(mean)
-        return np.square(residual).reshape(len(pixels), -1).mean(axis=1)
+        return np.square(residual).mean(axis=(1, 2, 3))
 
     def _table(self, cutouts: pa.Table, columns: Columns) -> pa.Table:
         probability = columns["probability"]

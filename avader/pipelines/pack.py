@@ -1,6 +1,6 @@
 """`pack`: cutouts of any source become shards of model-ready pixels with a manifest."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from avader.catalogue.provenance import package_versions, provenance
 from avader.config import PackSettings
 from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason
-from avader.images.cutouts import Cutout, prepare
+from avader.images.cutouts import Cutout, output_bands, prepare
 from avader.images.decode import decode_image
 from avader.io import manifest, shards, storage
 from avader.io.models import read_model
@@ -24,9 +24,6 @@ from avader.pipelines.units import finish_units
 from avader.plan import Plan, Receipt, Unit
 from avader.recipe import Preprocessing
 from avader.survey.sources import Columns, Source, open_source, read_unit
-
-# Cutouts looked at together in search of the first good one.
-PEEK_ROWS = 16
 
 
 def run(settings: PackSettings) -> None:
@@ -82,6 +79,7 @@ def _open(settings: PackSettings) -> Source:
 
 
 def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) -> Plan:
+    units = source.units(settings.rows_per_shard)
     return Plan(
         kind="cutouts",
         settings={
@@ -91,30 +89,34 @@ def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) 
             ),
             "rows_per_shard": settings.rows_per_shard,
             "preprocessing": preprocessing.model_dump(mode="json"),
-            "shape": _shape(source, preprocessing),
+            "shape": _shape(units, preprocessing),
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
-        units=source.units(settings.rows_per_shard),
+        units=units,
     )
 
 
-def _shape(source: Source, preprocessing: Preprocessing) -> tuple[int, int, int]:
+def _shape(units: Sequence[Unit], preprocessing: Preprocessing) -> tuple[int, int, int]:
     """(C, H, W) of the packed pixels: where the bands are not declared, the first good cutout's.
 
-    Raises InputError where no cutout of the source is any good.
+    Raises InputError where it needs a good cutout and there is none.
     """
-    for unit in source.units(PEEK_ROWS):
-        for row in read_unit(unit).select(["image", "problem"]).to_pylist():
-            if row["image"] is None:
-                continue
+    bands = output_bands(preprocessing) or _first_bands(units, preprocessing)
+    return bands, preprocessing.size, preprocessing.size
+
+
+def _first_bands(units: Sequence[Unit], preprocessing: Preprocessing) -> int:
+    last = "the source is empty"
+    for unit in units:
+        for row in _light_rows(read_unit(unit)):
             try:
-                return prepare(decode_image(row["image"]), preprocessing).pixels.shape
+                return len(prepare(decode_image(row["image"] or b""), preprocessing).pixels)
             except CutoutError as error:
-                last = f"{error.reason}: {error.detail}"
+                last = str(error)
     raise InputError(
-        f"wanted at least one usable cutout in {storage.public_uri(source.uri)}, got none "
-        f"(the last one: {last}); look at the source and at --preprocessing.*"
+        f"wanted at least one usable cutout in the source, got none (the last one: {last}); look "
+        "at the source and at --preprocessing.*"
     )
 
 

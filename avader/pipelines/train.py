@@ -78,7 +78,7 @@ def check(recipe: Recipe, cutouts: Manifest) -> None:
     rows, uri = cutouts.totals["rows"], storage.public_uri(cutouts.uri)
     if not rows:
         raise InputError(f"wanted images to train on, got none in {uri}; see its rejects/")
-    bands, height, width = cutouts.facts["shape"]
+    bands, height, width = cutouts.settings["shape"]
     network = recipe.network
     if (network.bands, network.size, network.size) != (bands, height, width):
         raise InputError(

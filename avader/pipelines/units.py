@@ -15,7 +15,7 @@ import ray.data
 from ray.exceptions import RayError
 
 from avader.errors import InputError
-from avader.io import shards
+from avader.io import shards, storage
 from avader.pipelines.cluster import gpus_per_worker
 from avader.pipelines.progress import Progress, say
 from avader.plan import Plan, Receipt, Unit
@@ -45,6 +45,8 @@ def finish_units(
         for receipt in _do_units(remaining, make=make, workers=min(workers, len(remaining))):
             receipts[receipt.unit] = receipt
             progress.add(receipt.rows_in, receipt.rejects)
+    for folder in ("parts", "rejects"):
+        storage.remove_asides(storage.join(out, folder))
     return [receipts[unit.name] for unit in plan.units]
 
 

@@ -53,7 +53,6 @@ def compose(
         headline=_headline(material),
         examples=_examples(material, limit=limit, softening=softening),
         display=_display(softening),
-        residual_limit=limit,
         residual_bar=Picture(
             figures.residual_bar(limit),
             f"Colour scale of the residuals: blue at -{limit}, white at 0, red at {limit}",

@@ -66,7 +66,6 @@ class Page:
     headline: Sequence[Fact]
     examples: Sequence[Picture]
     display: str
-    residual_limit: float
     residual_bar: Picture
     occupancy: Picture
     matrix: Picture

@@ -1,0 +1,225 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from scipy import stats
+
+import avader
+from avader.catalogue.schema import Flag
+from avader.config import ClassifySettings, PackSettings, VerifySettings
+from avader.errors import InputError, VerificationError
+from avader.io.manifest import read_manifest
+from avader.pipelines import classify, pack, verify
+from avader.recipe import Network, Preprocessing
+from tests.tiny import PREPROCESSING, write_table, write_tiny_model
+
+COUNT = 45
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, ray_session) -> str:
+    folder = tmp_path_factory.mktemp("survey")
+    source = write_table(folder / "table.parquet", COUNT)
+    out = str(folder / "packed")
+    pack.run(
+        PackSettings(
+            source=source, out=out, rows_per_shard=20, workers=2, preprocessing=PREPROCESSING
+        )
+    )
+    return out
+
+
+def classified(model: str, data: str, out, **settings):
+    classify.run(
+        ClassifySettings(model=model, data=data, out=str(out), **{"workers": 2, **settings})
+    )
+    return avader.open_catalogue(str(out))
+
+
+@pytest.fixture(scope="module")
+def catalogue(model, data, tmp_path_factory):
+    return classified(model, data, tmp_path_factory.mktemp("catalogue"))
+
+
+def vectors(table, name: str) -> np.ndarray:
+    return np.array(table[name].to_pylist(), np.float64)
+
+
+def test_every_cutout_is_classified_once(catalogue, data):
+    assert catalogue.manifest.totals == {"rows_in": COUNT, "rows": COUNT, "rejects": 0}
+    packed = avader.open_catalogue(data).to_arrow()
+    table = catalogue.to_arrow()
+    for name in ("object_id", "ra", "dec", "_healpix_29", "votes"):
+        assert table[name].equals(packed[name])
+    assert catalogue.rejects().num_rows == 0
+    verify.run(VerifySettings(catalogue=catalogue.manifest.uri))
+
+
+def test_numbers_against_scipy(catalogue, model):
+    """Posterior, likelihood and entropy of the written latents, by another implementation."""
+    table = catalogue.to_arrow()
+    z = vectors(table, "latent_mean")
+    mixture = avader.load_model(model)._mixture
+    joint = np.stack(
+        [
+            np.log(weight) + stats.multivariate_normal(mean, np.diag(variance)).logpdf(z)
+            for weight, mean, variance in zip(*mixture, strict=True)
+        ],
+        axis=1,
+    )
+    likelihood = np.logaddexp.reduce(joint, axis=1)
+    posterior = np.exp(joint - likelihood[:, None])
+    np.testing.assert_allclose(vectors(table, "probability"), posterior, atol=1e-6)
+    np.testing.assert_allclose(table["log_likelihood"].to_numpy(), likelihood, rtol=1e-6)
+    np.testing.assert_allclose(
+        table["entropy"].to_numpy(), stats.entropy(posterior, axis=1), atol=1e-5
+    )
+    np.testing.assert_array_equal(table["component"].to_numpy(), posterior.argmax(axis=1))
+
+
+def test_reconstruction_error_and_flags(catalogue, model, data):
+    packed = avader.open_catalogue(data)
+    images = packed.images(range(COUNT)) / 255
+    loaded = avader.load_model(model)
+    table = catalogue.to_arrow()
+    mean = np.array(table["latent_mean"].to_pylist(), np.float32)
+    residual = images - loaded.decode(mean)
+    np.testing.assert_allclose(
+        table["reconstruction_error"].to_numpy(), (residual**2).mean(axis=(1, 2, 3)), rtol=1e-5
+    )
+    low = (table["flags"].to_numpy() & Flag.LOW_LIKELIHOOD) > 0
+    np.testing.assert_array_equal(
+        low, loaded.log_likelihood(mean) < loaded.config["low_likelihood"]
+    )
+    others = table["flags"].to_numpy() & ~np.int32(Flag.LOW_LIKELIHOOD)
+    np.testing.assert_array_equal(others, packed.to_arrow()["flags"].to_numpy())
+
+
+def test_no_reconstruction_leaves_nulls(model, data, tmp_path):
+    table = classified(model, data, tmp_path, reconstruction=False).to_arrow()
+    assert table["reconstruction_error"].null_count == COUNT
+
+
+def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, tmp_path):
+    first = catalogue.to_arrow()
+    again = classified(model, data, tmp_path / "a", workers=1, batch=7)
+    assert again.manifest.digest == catalogue.manifest.digest
+    assert again.to_arrow().equals(first)
+
+
+def test_the_same_bits_in_any_order_and_shard(model, data, tmp_path):
+    """The images in another order, in shards of another size, by the same worker code."""
+    held = read_manifest(data)
+    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7)
+    unit = classify.ClassifyUnit(settings, held, "cpu")
+    images = avader.open_catalogue(data).images(range(COUNT))
+    whole = unit.numbers(images)
+    order = np.random.default_rng(0).permutation(COUNT)
+    for start in range(0, COUNT, 13):
+        rows = order[start : start + 13]
+        for name, values in unit.numbers(images[rows]).items():
+            np.testing.assert_array_equal(values, whole[name][rows], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_changes", "message"),
+    [
+        ("stretch", {"stretch": "log"}, r"stretch is linear in the data, log in the model.*--like"),
+        ("crop", {"crop": 4}, r"crop is 0 in the data, 4 in the model.*--accept-mismatch crop"),
+    ],
+)
+def test_other_preprocessing_is_refused(data, tmp_path, name, model_changes, message):
+    wanted = Preprocessing(size=16, **model_changes)
+    other = write_tiny_model(tmp_path / "model", preprocessing=wanted)
+    with pytest.raises(InputError, match=message):
+        classified(other, data, tmp_path / "out")
+    differing = classify.check_match(
+        read_manifest(data), classify.read_model(other), accepted=(name,)
+    )
+    assert list(differing) == [name]
+    with pytest.raises(InputError, match="wanted names among"):
+        classified(other, data, tmp_path / "out", accept_mismatch=("colour",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_image_size_is_refused(data, tmp_path):
+    network = Network(size=32, latent=3, filters=(4, 6), kernels=(3, 5), decoder_kernels=(5, 3))
+    other = write_tiny_model(tmp_path / "m", network=network, preprocessing=Preprocessing(size=32))
+    with pytest.raises(InputError, match=r"wanted cutouts of \[1, 32, 32\].*got \[1, 16, 16\]"):
+        classified(other, data, tmp_path / "out", accept_mismatch=("size",))
+
+
+@pytest.mark.parametrize("part", ["config.json", "model.safetensors", "card.json"])
+def test_a_model_folder_with_a_part_missing(model, data, tmp_path, part):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / part).unlink()
+    with pytest.raises(InputError, match=f"without {part}"):
+        classified(str(tmp_path / "model"), data, tmp_path / "out")
+
+
+def test_data_that_is_no_packed_folder(model, tmp_path, catalogue):
+    with pytest.raises(InputError, match=r"wanted a finished folder with manifest.json"):
+        classified(model, str(tmp_path), tmp_path / "out")
+    with pytest.raises(InputError, match=r"wanted a folder of cutouts, got .* of classified"):
+        classified(model, catalogue.manifest.uri, tmp_path / "out")
+
+
+class TestVerify:
+    """A finished catalogue, damaged in one way after another."""
+
+    @pytest.fixture
+    def copy(self, catalogue, tmp_path) -> Path:
+        return Path(shutil.copytree(catalogue.manifest.uri, tmp_path / "copy"))
+
+    def failed(self, folder: Path, caplog) -> str:
+        caplog.set_level("INFO", logger="avader")
+        with pytest.raises(VerificationError, match="checks failed; do not use"):
+            verify.run(VerifySettings(catalogue=str(folder)))
+        return caplog.text
+
+    def test_a_changed_byte(self, copy, caplog):
+        path = copy / "parts" / "00000001.parquet"
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.write_bytes(data)
+        assert "00000001.parquet: its bytes are not those that were written" in self.failed(
+            copy, caplog
+        )
+
+    def test_a_missing_part(self, copy, caplog):
+        (copy / "parts" / "00000000.parquet").unlink()
+        assert "cannot read" in self.failed(copy, caplog)
+
+    def test_a_stranger(self, copy, caplog):
+        shutil.copy(copy / "parts" / "00000000.parquet", copy / "parts" / "00000009.parquet")
+        assert "parts/00000009.parquet" in self.failed(copy, caplog)
+
+    def test_a_lost_row_in_the_manifest(self, copy, caplog):
+        text = (copy / "manifest.json").read_text().replace('"rows_in": 20', '"rows_in": 21')
+        (copy / "manifest.json").write_text(text)
+        assert "21 rows in" in self.failed(copy, caplog)
+
+    def test_wrong_rows_with_right_digests(self, catalogue, model, data, tmp_path, caplog):
+        """A writer at fault: probabilities, components and ids are looked at themselves."""
+        from avader.catalogue import checks
+
+        table = catalogue.to_arrow()
+        doubled = table.set_column(
+            table.schema.get_field_index("component"),
+            "component",
+            pc.add(table["component"], 1).cast("int16"),
+        )
+        assert checks.components(doubled) == [
+            "45 rows whose component is not the most probable one"
+        ]
+        assert checks.probabilities(table) == checks.components(table) == []
+        digests = checks.id_digests(table)
+        assert checks.count_repeated(digests) == 0
+        assert checks.count_repeated(np.concatenate([digests, digests[:3]])) == 3

@@ -1,0 +1,78 @@
+"""kill -9 of the driver in mid-run, then the same command again: nothing lost, nothing doubled."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import avader
+from avader.config import PackSettings, VerifySettings
+from avader.pipelines import pack, verify
+from avader.recipe import Network, Preprocessing
+from tests.tiny import write_table, write_tiny_model
+
+# Slow enough that a run lasts some seconds after its workers are up.
+NETWORK = Network(size=64, latent=3, filters=(32, 32), kernels=(5, 5), decoder_kernels=(5, 5))
+UNITS, ROWS = 40, 10
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "avader", *arguments, "--workers", "2"]
+
+
+@pytest.fixture(scope="module")
+def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
+    """The options of each verb, but for --out."""
+    folder = tmp_path_factory.mktemp("survey")
+    preprocessing = Preprocessing(size=64)
+    source = write_table(folder / "table.parquet", UNITS * ROWS)
+    data = str(folder / "packed")
+    pack.run(
+        PackSettings(source=source, out=data, rows_per_shard=ROWS, preprocessing=preprocessing)
+    )
+    model = write_tiny_model(folder / "model", network=NETWORK, preprocessing=preprocessing)
+    return {
+        "classify": ["classify", "--model", model, "--data", data],
+        "generate": [
+            *["generate", "--model", model, "--count", str(UNITS * ROWS)],
+            *["--rows-per-shard", str(ROWS)],
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", ["classify", "generate"])
+def test_killed_driver(verbs, verb, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(*verbs[verb], "--out", str(whole)), check=True, capture_output=True)
+    again = command(*verbs[verb], "--out", str(killed))
+    rounds = 0
+    for wanted in (3, 15):
+        process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(done(killed)) < wanted:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        rounds += 0 < len(done(killed)) < UNITS
+        assert not (killed / "manifest.json").exists()
+    assert rounds == 2, "the driver was not killed in mid-run"
+    ended = subprocess.run(again, check=True, capture_output=True, text=True)
+    assert "going on:" in ended.stdout
+    assert contents(killed) == contents(whole)
+    assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == UNITS * ROWS
+    verify.run(VerifySettings(catalogue=str(killed)))
+
+
+def done(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("rejects/*.parquet")]

@@ -1,0 +1,74 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from avader.cli import VERBS, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def ran(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_help_names_every_verb_within_two_seconds():
+    began = time.monotonic()
+    done = ran("-m", "avader", "--help")
+    assert time.monotonic() - began < 2  # a second on a quiet machine
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_says_what_each_option_is(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert text.startswith(f"usage: avader {verb}")
+    assert "(required)" in text
+    assert "(default:" in text
+
+
+def test_a_job_is_the_same_verb():
+    job = ran("jobs/verify.py", "--help")
+    assert job.returncode == 0
+    assert job.stdout == ran("-m", "avader", "verify", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "usage: avader VERB"),
+        (["classfy"], "wanted a verb, got 'classfy'"),
+        (["verify"], "avader verify: --catalogue is needed; see `avader verify --help`"),
+        (["verify", "--catalogue", "absent"], "wanted a finished folder with manifest.json"),
+        (["pack", "--source", "absent", "--out", "out"], "there is nothing; check the path"),
+        (["classify", "--model", "m", "--data", "d", "--out", "o"], "manifest.json"),
+        (["generate", "--model", "absent", "--out", "o", "--count", "5"], "config.json"),
+        (["generate", "--model", "m", "--out", "o", "--count", "0"], "--count: wanted greater"),
+        (["train", "--data", "d", "--out", "o", "--recipe", "absent"], "absent"),
+        (["import-published", "--weights", "absent", "--out", "o"], "cannot read"),
+        (["report", "--model", "m", "--catalogue", "absent", "--out", "o"], "absent"),
+        (["pack", "--config", "absent.toml"], "cannot read"),
+    ],
+)
+def test_bad_input_ends_with_2_and_a_message_alone(
+    arguments, message, capfd, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    shown = capfd.readouterr()
+    assert message in shown.out + shown.err
+    assert "Traceback" not in shown.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("avader 0.")
