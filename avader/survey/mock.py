@@ -143,7 +143,7 @@ def load_galsim() -> ModuleType:
             "wanted GalSim to draw the mock survey, got none installed; "
             'install it with: pip install "avader[mock]"'
         ) from error
-    return galsim  # type: ignore[no-any-return]
+    return galsim
 
 
 def _profile(galsim: ModuleType, galaxy: Galaxy, *, random: np.random.Generator) -> Any:
