@@ -7,6 +7,9 @@ from contextlib import contextmanager
 
 # Read when ray.data is imported: without it each execution starts 32 footer readers.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+# Ray's core prints to the terminal of the job, as an error, that Ray Data's own actors have large
+# arguments (ray#53727). What fails is told by exceptions.
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 
@@ -43,7 +46,7 @@ def device() -> str:
 
 def _start(settings: ClusterSettings) -> None:
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    options = {"logging_level": logging.WARNING, "log_to_driver": True, "configure_logging": True}
+    options = {"logging_level": logging.ERROR, "log_to_driver": True, "configure_logging": True}
     if address:
         try:
             ray.init(address=address, **options)
@@ -77,3 +80,5 @@ def _quieten() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    # It warns that bars are off, which is what we asked for.
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -24,20 +24,25 @@ class Progress:
         self.verb, self.total, self.noun, self.every = verb, total, noun, every
         self.before = self.done = done
         self.rejects = 0
-        self.began = self.said = time.monotonic()
+        self.began = self.said = self.first = time.monotonic()
+        self.warm = self.done
 
     def add(self, objects: int, rejects: int = 0) -> None:
         """Count objects that are finished, and how many of them were refused."""
+        now = time.monotonic()
+        if self.done == self.before:
+            self.first, self.warm = now, self.done + objects
         self.done += objects
         self.rejects += rejects
-        now = time.monotonic()
         if now - self.said >= self.every:
             self.said = now
             say(f"  {self.line()}")
 
     @property
     def rate(self) -> float:
-        """Objects per second of this run."""
+        """Objects per second since the first came back: the start of workers is left out."""
+        if self.done > self.warm:
+            return (self.done - self.warm) / max(time.monotonic() - self.first, 1e-9)
         return (self.done - self.before) / max(time.monotonic() - self.began, 1e-9)
 
     def line(self) -> str:

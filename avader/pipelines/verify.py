@@ -21,7 +21,7 @@ SHOWN = 5
 
 
 def run(settings: VerifySettings) -> None:
-    """Check a finished folder. Raises VerificationError where a check fails, after all were made."""
+    """Check a finished folder. Raises VerificationError, after all checks, where one failed."""
     held = manifest.read_manifest(storage.absolute(settings.catalogue))
     if held.kind not in checks.CHECKS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")

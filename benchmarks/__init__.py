@@ -1,0 +1,1 @@
+"""One script a question, each printing the ratio it is about."""

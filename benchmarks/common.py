@@ -1,0 +1,75 @@
+"""What every benchmark shares: its options, cutouts to work on, and its last line."""
+
+import argparse
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+
+def options(question: str) -> argparse.Namespace:
+    """`--quick`: at most 60 s on 2 cores, for a look; figures to keep come from the full run."""
+    parser = argparse.ArgumentParser(description=question)
+    parser.add_argument("--quick", action="store_true", help="at most 60 s, rough figures")
+    return parser.parse_args()
+
+
+def real_data() -> Path | None:
+    """The folder of real galaxies (AVADER_REAL_DATA), or None."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("AVADER_REAL_DATA", default))
+    return folder if (folder / "galaxy_zoo_5class.parquet").exists() else None
+
+
+def cutouts(count: int) -> tuple[pa.Table, str]:
+    """A table of `count` JPEG cutouts of 128 x 128 px RGB, and where they come from."""
+    folder = real_data()
+    if folder is not None:
+        table = pq.read_table(
+            folder / "galaxy_zoo_5class.parquet", columns=["object_id", "image"]
+        ).slice(0, count)
+        if table.num_rows == count:
+            return table, "Galaxy Zoo 2 (JPEG, 128 px)"
+    images = [_jpeg(number) for number in range(count)]
+    names = [f"mock{number:06d}" for number in range(count)]
+    return pa.table({"object_id": names, "image": images}), "mock (JPEG, 128 px)"
+
+
+def _jpeg(number: int) -> bytes:
+    generator = np.random.default_rng(number)
+    y, x = np.mgrid[:128, :128] - 63.5
+    light = 200 * np.exp(-np.hypot(x, y / generator.uniform(0.3, 1)) / generator.uniform(5, 20))
+    noisy = np.clip(light[..., None] + generator.normal(15, 5, (128, 128, 3)), 0, 255)
+    sink = io.BytesIO()
+    Image.fromarray(noisy.astype(np.uint8)).save(sink, "jpeg", quality=90)
+    return sink.getvalue()
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """How long the work takes, in seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def machine() -> str:
+    """The machine in a few words."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def last_line(**figures: Any) -> None:
+    """Print the figures as one line of JSON, the last line of every benchmark."""
+    rounded = {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in figures.items()
+    }
+    print(json.dumps(rounded))

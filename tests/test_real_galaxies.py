@@ -1,0 +1,106 @@
+"""The whole way on real galaxies, with the paper's weights, by the command line's own functions."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import avader
+from avader.catalogue.pixels import healpix_29
+from avader.cli import main
+from avader.model.published import read_published
+
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
+ROWS = 2000
+
+
+@pytest.fixture(scope="module")
+def published(real_data, tmp_path_factory) -> str:
+    out = str(tmp_path_factory.mktemp("published"))
+    weights = str(real_data / "astrovader_published" / "saved_weights.h5")
+    assert main(["import-published", "--weights", weights, "--out", out]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def galaxies(real_data, published, tmp_path_factory) -> dict[str, str]:
+    """Folders of 2,000 Galaxy Zoo cutouts packed and classified with the published weights."""
+    folder = tmp_path_factory.mktemp("galaxies")
+    table = pq.read_table(real_data / "galaxy_zoo_5class.parquet").slice(0, ROWS)
+    pq.write_table(table, folder / "zoo.parquet")
+    data, catalogue = str(folder / "packed"), str(folder / "catalogue")
+    # These cutouts are at half the published scale: the central 96 px are the published 192.
+    packing = ["--like", published, "--preprocessing.crop", "96", "--rows-per-shard", "250"]
+    assert main(["pack", "--source", str(folder / "zoo.parquet"), "--out", data, *packing]) == 0
+    classifying = ["--model", published, "--data", data, "--accept-mismatch", "crop"]
+    assert main(["classify", *classifying, "--out", catalogue]) == 0
+    return {"data": data, "catalogue": catalogue}
+
+
+def test_numbers_have_the_character_that_was_measured(galaxies):
+    catalogue = avader.open_catalogue(galaxies["catalogue"])
+    assert catalogue.manifest.totals == {"rows_in": ROWS, "rows": ROWS, "rejects": 0}
+    table = catalogue.to_arrow()
+    error = table["reconstruction_error"].to_numpy()
+    assert 0.0012 < error.mean() < 0.0022
+    assert 0.0010 < np.median(error) < 0.0020
+    probability = np.array(table["probability"].to_pylist())
+    assert 0.68 < probability.max(axis=1).mean() < 0.82
+    occupancy = np.bincount(table["component"].to_numpy(), minlength=12)
+    assert occupancy.min() > 0.015 * ROWS
+    assert occupancy.max() < 0.30 * ROWS
+    assert -36 < table["log_likelihood"].to_numpy().mean() < -29
+    assert set(table["label_name"].to_pylist()) >= {"spiral", "edge_on"}
+
+
+def test_verified_and_reported(galaxies, published, tmp_path):
+    assert main(["verify", "--catalogue", galaxies["data"]]) == 0
+    assert main(["verify", "--catalogue", galaxies["catalogue"]]) == 0
+    reporting = ["--model", published, "--catalogue", galaxies["catalogue"]]
+    assert main(["report", *reporting, "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text()
+    sources: list[str] = []
+
+    class Images(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            if tag == "img":
+                sources.append(dict(attrs)["src"])
+
+    Images().feed(page)
+    assert sources
+    assert all(source.startswith("data:image/") for source in sources)
+
+
+def test_positions_are_carried(real_data, published, tmp_path):
+    """The 7,911 cutouts with positions; many are stars or empty sky, so no score is asked."""
+    source = real_data / "sdss_cutouts_200.parquet"
+    data, catalogue = str(tmp_path / "packed"), str(tmp_path / "catalogue")
+    packing = ["--source", str(source), "--like", published, "--preprocessing.crop", "0"]
+    assert main(["pack", *packing, "--out", data]) == 0
+    classifying = ["--model", published, "--data", data, "--accept-mismatch", "crop"]
+    assert main(["classify", *classifying, "--no-reconstruction", "--out", catalogue]) == 0
+    assert main(["verify", "--catalogue", catalogue]) == 0
+    opened = avader.open_catalogue(catalogue)
+    original = pq.read_table(source, columns=["object_id", "ra", "dec"])
+    assert opened.manifest.totals["rows_in"] == original.num_rows == 7911
+    table = opened.to_arrow(["object_id", "ra", "dec", "_healpix_29", "reconstruction_error"])
+    refused = set(opened.rejects()["object_id"].to_pylist())
+    refused |= set(avader.open_catalogue(data).rejects()["object_id"].to_pylist())
+    kept = original.filter(
+        pa.array([name not in refused for name in original["object_id"].to_pylist()])
+    )
+    assert table.select(["object_id", "ra", "dec"]).equals(
+        kept.cast(table.schema.remove(4).remove(3))
+    )
+    ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
+    np.testing.assert_array_equal(table["_healpix_29"].to_numpy(), healpix_29(ra, dec))
+    assert table["reconstruction_error"].null_count == table.num_rows
+
+
+def test_the_import_is_the_file_s_own(real_data, published):
+    data = (real_data / "astrovader_published" / "saved_weights.h5").read_bytes()
+    assert read_published(data).theta_sum == pytest.approx(28.13, abs=0.01)
+    card = avader.load_model(published).card
+    assert "28.13" in card["changes"]
