@@ -132,6 +132,9 @@ class Mixture(Section):
     """Images of the sample from which the first mixture is made."""
     initial_starts: Positive = 5
     """Starts of k-means and EM, of which the likeliest is kept."""
+    initial_spread: bool = True
+    """Widen the first variances by the encoder's own: the mixture KL counts each image's spread,
+    which a fit to the means has not seen. The paper's fit is without."""
     variance_floor: float = Field(1e-4, gt=0)
     """Least variance of a component along a latent dimension."""
 

@@ -7,12 +7,14 @@ paper's sections 3.3 and 4.1, after Cao et al. 2020.
 import warnings
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture as Fit
 
 from avader.errors import InputError
+from avader.mixture.gaussian import GaussianMixture, responsibilities
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +44,24 @@ def initial_mixture(
     best = max(fits, key=lambda fit: fit.lower_bound_)
     weights = np.maximum(best.weights_, np.finfo(np.float64).tiny)
     return weights / weights.sum(), best.means_, np.maximum(best.covariances_, variance_floor)
+
+
+def widened(
+    mixture: tuple[Floats, Floats, Floats],
+    latents: NDArray[np.floating],
+    logvars: NDArray[np.floating],
+) -> tuple[Floats, Floats, Floats]:
+    """The mixture with each component's mean posterior variance added to its own.
+
+    latents (N, D): encoder means; logvars (N, D): encoder log variances. For given
+    responsibilities of the latents this is the variance at which the mixture KL is least.
+    """
+    weights, means, variances = mixture
+    tensors = (torch.from_numpy(part) for part in (np.log(weights), means, variances))
+    z = torch.from_numpy(np.asarray(latents, dtype=np.float64))
+    g = responsibilities(z, GaussianMixture(*tensors)).numpy()  # (N, K)
+    spread = g.T @ np.exp(np.asarray(logvars, dtype=np.float64))
+    return weights, means, variances + spread / np.maximum(g.sum(0), 1e-9)[:, None]
 
 
 def _fit(data: Floats, components: int, floor: float, generator: np.random.RandomState) -> Fit:

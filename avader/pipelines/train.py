@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.fs
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -113,6 +113,7 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
+            logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
     try:

@@ -30,7 +30,7 @@ class Share:
 
 def near_equal(count: int, parts: int) -> list[tuple[int, int]]:
     """Half-open ranges that cover 0..count in `parts` whose lengths differ by at most 1."""
-    edges = [count * part // parts for part in range(parts + 1)]
+    edges = [count * part // max(parts, 1) for part in range(parts + 1)]
     return list(itertools.pairwise(edges))
 
 

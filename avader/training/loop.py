@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avader.mixture.gaussian import responsibilities
-from avader.mixture.initial import initial_mixture
+from avader.mixture.initial import Floats, initial_mixture, widened
 from avader.model import losses
 from avader.model.schedule import Weights, at, learning_rate, total_epochs
 from avader.recipe import Recipe
@@ -196,28 +196,33 @@ def start_mixture(state: TrainingState, task: Task) -> None:
 
     Rank 0 fits it and hands it round, so that no difference in arithmetic can part the ranks.
     """
-    recipe = task.recipe
-    fitted = None
-    if task.group.is_first:
-        count = min(recipe.mixture.initial_rows, len(task.pixels))
-        order = permutation(recipe.seed, Purpose.SAMPLE, 0, len(task.pixels))
-        fitted = initial_mixture(
-            encode_rows(state, task.pixels, np.sort(order[:count])),
-            components=recipe.mixture.components,
-            starts=recipe.mixture.initial_starts,
-            seed=recipe.seed,
-            variance_floor=recipe.mixture.variance_floor,
-        )
+    fitted = _first_mixture(state, task) if task.group.is_first else None
     state.model.set_mixture(*task.group.from_first(fitted))
     state.mixture_ready = True
 
 
+def _first_mixture(state: TrainingState, task: Task) -> tuple[Floats, Floats, Floats]:
+    """Weights (K,), means (K, D), variances (K, D), float64, fitted to a sample of the images."""
+    settings, seed = task.recipe.mixture, task.recipe.seed
+    order = permutation(seed, Purpose.SAMPLE, 0, len(task.pixels))
+    means, logvars = encode_rows(state, task.pixels, np.sort(order[: settings.initial_rows]))
+    fitted = initial_mixture(
+        means,
+        components=settings.components,
+        starts=settings.initial_starts,
+        seed=seed,
+        variance_floor=settings.variance_floor,
+    )
+    return widened(fitted, means, logvars) if settings.initial_spread else fitted
+
+
 @torch.no_grad()
-def encode_rows(state: TrainingState, pixels: Pixels, rows: Rows) -> NDArray[np.float32]:
-    """Means (B, D) of q(z | x) of these rows, unflipped."""
+def encode_rows(
+    state: TrainingState, pixels: Pixels, rows: Rows
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and log variance (B, D) of q(z | x) of these rows, unflipped."""
     state.model.eval()
-    means = [
-        state.model.encode(as_images(pixels[part], state.device))[0].cpu().numpy()
-        for part in np.array_split(rows, max(1, -(-len(rows) // ENCODE_BATCH)))
-    ]
-    return np.concatenate(means)
+    parts = np.array_split(rows, max(1, -(-len(rows) // ENCODE_BATCH)))
+    coded = [state.model.encode(as_images(pixels[part], state.device)) for part in parts]
+    means, logvars = (torch.cat(column).cpu().numpy() for column in zip(*coded, strict=True))
+    return means, logvars

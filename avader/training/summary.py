@@ -31,7 +31,7 @@ class Summary:
 def summarise(state: TrainingState, task: Task) -> Summary:
     """The summary of all images; every rank encodes its part and gets the whole answer."""
     start, stop = near_equal(len(task.pixels), task.group.world)[task.group.rank]
-    means = encode_rows(state, task.pixels, np.arange(start, stop))
+    means, _ = encode_rows(state, task.pixels, np.arange(start, stop))
     z = torch.from_numpy(means).double()
     mixture = type(state.model.mixture())(*(value.cpu() for value in state.model.mixture()))
     component = responsibilities(z, mixture).argmax(1).numpy()

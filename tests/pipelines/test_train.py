@@ -1,0 +1,278 @@
+"""`train` on Ray Train: to the end, alike for 1 and 2 workers, on after kills, refusals."""
+
+import csv
+import io
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import avader
+from avader.config import TrainSettings
+from avader.errors import InputError
+from avader.io import manifest, shards
+from avader.io.models import read_model
+from avader.pipelines import train
+from avader.plan import Plan, Unit
+from avader.recipe import Preprocessing
+from avader.training.loop import TrainingError
+from tests.training.tiny import EPOCHS, RECIPE, changed, images
+
+TIMES = {"seconds", "images_per_second"}
+
+
+def write_packed(folder: Path, pixels: np.ndarray, per_shard: int = 25) -> str:
+    """Packed cutouts of these pixels (N, C, H, W), as `pack` leaves them; their URI."""
+    parts = np.split(pixels, range(per_shard, len(pixels), per_shard)) if len(pixels) else [pixels]
+    units = tuple(Unit(f"{number:08d}", {}) for number in range(len(parts)))
+    preprocessing = Preprocessing(size=pixels.shape[-1]).model_dump(mode="json")
+    plan = Plan("cutouts", {"shape": pixels.shape[1:], "preprocessing": preprocessing}, units)
+    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(pixels.dtype), pixels.shape[1:])
+    receipts = []
+    for unit, part in zip(units, parts, strict=True):
+        flat = pa.FixedSizeListArray.from_arrays(part.ravel(), math.prod(part.shape[1:]))
+        names = pa.array([f"{unit.name}-{row}" for row in range(len(part))], pa.string())
+        table = pa.table({"object_id": names, "image": pa.ExtensionArray.from_storage(kind, flat)})
+        receipts.append(
+            shards.write_unit(
+                str(folder),
+                unit,
+                rows_in=len(part),
+                table=table,
+                rejects=table.select(["object_id"])[:0],
+            )
+        )
+    manifest.write_manifest(str(folder), plan, receipts, provenance={})
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_packed(tmp_path_factory.mktemp("packed"), images())
+
+
+def settings(data: str, out, recipe=RECIPE, **given) -> TrainSettings:
+    values = {"data": data, "out": str(out), "device": "cpu", **recipe.model_dump(), **given}
+    return TrainSettings(**values)
+
+
+def history(out) -> list[dict[str, str]]:
+    text = (Path(out) / "training" / "metrics.csv").read_text()
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def figures(out) -> list[dict[str, str]]:
+    return [{name: row[name] for name in row if name not in TIMES} for row in history(out)]
+
+
+@pytest.fixture(scope="module")
+def whole(data, ray_session, tmp_path_factory) -> Path:
+    """The training by one worker, undisturbed."""
+    out = tmp_path_factory.mktemp("trained") / "model"
+    train.run(settings(data, out, workers=1))
+    return out
+
+
+def test_all_phases_and_the_model(whole, data):
+    rows = history(whole)
+    assert [int(row["epoch"]) for row in rows] == list(range(1, EPOCHS + 1))
+    assert rows[-1]["phase"] == "static 2"
+    files = read_model(str(whole))
+    assert files.config["network"] == RECIPE.network.model_dump(mode="json")
+    assert files.config["mixture"] == {"components": 2, "variance_floor": 1e-4}
+    assert files.config["preprocessing"]["size"] == 16
+    card = files.card
+    assert card["data"] == {"manifest": manifest.read_manifest(data).digest, "rows": 60}
+    assert card["recipe"]["schedule"] == RECIPE.schedule.model_dump(mode="json")
+    assert sum(card["result"]["occupancy"]) == 60
+    assert card["result"]["loss"] == pytest.approx(float(rows[-1]["loss"]))
+    assert card["versions"]["avader"] == avader.__version__
+    model = avader.load_model(str(whole))
+    mean, _ = model.encode(images())
+    assert (
+        np.bincount(model.posterior(mean).argmax(1), minlength=2).tolist()
+        == (card["result"]["occupancy"])
+    )
+
+
+def test_a_finished_model_is_not_trained_again(whole, data, caplog):
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    with caplog.at_level(logging.INFO, "avader"):
+        train.run(settings(data, whole, workers=1))
+    assert "trained to the end" in caplog.text
+    assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+
+
+def test_two_workers_follow_one(whole, data, ray_session, tmp_path, caplog):
+    """The same loss to a relative 1e-3, in the gamma phase and with the mixture."""
+    with caplog.at_level(logging.INFO, "avader"):
+        train.run(settings(data, tmp_path / "two", workers=2))
+    for one, two in zip(history(whole), history(tmp_path / "two"), strict=True):
+        for name in ("loss", "reconstruction"):
+            assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-3), one["epoch"]
+    said = [record.getMessage() for record in caplog.records]
+    lines = [line for line in said if "annealing 2, epoch 8 of 9: loss" in line]
+    assert len(lines) == 1
+    assert "components" in lines[0]
+    assert "images/s" in lines[0]
+    assert lines[0].endswith("left")
+    assert any("60 x 1 x 16 x 16 uint8 images, 0.0 MiB in every worker" in line for line in said)
+
+
+def descendants(name: bytes) -> list[int]:
+    """Process ids below this one whose command line holds the name."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            names[int(folder.name)] = (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    ours, found = {os.getpid()}, set()
+    while ours:
+        ours = {pid for pid, parent in parents.items() if parent in ours}
+        found |= ours
+    return [pid for pid in found if name in names[pid]]
+
+
+def wait_for(condition, seconds: float = 120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def epochs_done(out: Path) -> int:
+    table = out / "training" / "metrics.csv"
+    return len(table.read_text().splitlines()) - 1 if table.exists() else 0
+
+
+@pytest.mark.long
+def test_killed_worker(whole, data, ray_session, tmp_path, caplog):
+    """SIGKILL of a worker: back from the last checkpoint, and the same training in the end."""
+    out, errors = tmp_path / "killed", []
+
+    def work():
+        try:
+            train.run(settings(data, out, workers=1))
+        except Exception as error:  # noqa: BLE001 - told by the assertion below
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    with caplog.at_level(logging.INFO, "avader"):
+        thread.start()
+        wait_for(lambda: epochs_done(out) >= 2)
+        for pid in descendants(b"RayTrainWorker"):
+            os.kill(pid, signal.SIGKILL)
+        thread.join(timeout=200)
+    assert not errors
+    assert "going on after epoch" in caplog.text
+    assert figures(out) == figures(whole)
+    assert read_model(str(out)).digest == read_model(str(whole)).digest
+
+
+@pytest.mark.long
+def test_killed_driver(whole, data, tmp_path):
+    """SIGKILL of the driver, then the same command again: on from the last checkpoint."""
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "killed"
+    recipe.write_text(as_toml(RECIPE))
+    command = [
+        *[sys.executable, "-m", "avader", "train", "--recipe", str(recipe), "--workers", "1"],
+        *["--data", data, "--out", str(out), "--device", "cpu"],
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: epochs_done(out) >= 2)
+    process.kill()
+    process.wait()
+    assert not (out / "card.json").exists()
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "going on after epoch" in ended.stdout + ended.stderr
+    assert figures(out) == figures(whole)
+    assert read_model(str(out)).digest == read_model(str(whole)).digest
+
+
+def as_toml(recipe) -> str:
+    """A recipe as TOML text, by its plain values."""
+    values = recipe.model_dump(mode="json")
+    top = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    lines = [f"{name} = {toml_value(value)}" for name, value in top.items()]
+    for name, section in values.items():
+        if isinstance(section, dict):
+            lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items())]
+    return "\n".join(lines)
+
+
+def toml_value(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def test_a_training_that_cannot_go_on_says_why(ray_session, tmp_path):
+    """Told at once, without the restarts that lost workers get."""
+    pixels = images().astype(np.float16) / 255
+    pixels[7] = np.nan
+    data = write_packed(tmp_path / "packed", pixels)
+    with pytest.raises(TrainingError, match="wanted a finite loss"):
+        train.run(settings(data, tmp_path / "out", workers=1))
+
+
+def test_another_recipe_is_refused(whole, data):
+    other = changed(optimiser={"batch": 20})
+    with pytest.raises(InputError, match=r"recipe\.optimiser\.batch was 16 and is now 20"):
+        train.run(settings(data, whole, other))
+
+
+def test_other_data_are_refused(whole, tmp_path):
+    other = write_packed(tmp_path / "packed", images(40))
+    with pytest.raises(InputError, match=r"data\.rows was 60 and is now 40"):
+        train.run(settings(other, whole))
+
+
+def test_checkpoints_may_come_otherwise(whole, data):
+    """How often they are written changes no number, so the run goes on."""
+    train.run(settings(data, whole, checkpoint_epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (changed(network={"bands": 3}), "wants 3 x 16 x 16 px .* holds 1 x 16 x 16; set --network"),
+        (changed(network={"size": 32}), "wants 1 x 32 x 32 px .* holds 1 x 16 x 16; set --network"),
+        (changed(mixture={"components": 61}), "got 61 components and 60 images"),
+    ],
+)
+def test_a_recipe_that_does_not_fit(recipe, message, data, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train.run(settings(data, tmp_path / "out", recipe))
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_images(tmp_path):
+    data = write_packed(tmp_path / "packed", images()[:0])
+    with pytest.raises(InputError, match="wanted images to train on, got none"):
+        train.run(settings(data, tmp_path / "out"))
+
+
+def test_no_packed_data(tmp_path):
+    with pytest.raises(InputError, match="wanted a finished folder"):
+        train.run(settings(str(tmp_path / "absent"), tmp_path / "out"))
+
+
+def test_a_gpu_that_is_not_there(data, ray_session, tmp_path):
+    with pytest.raises(InputError, match="wanted GPUs"):
+        train.run(settings(data, tmp_path / "out", device="gpu"))
+
+
+def test_cross_entropy_wants_a_sigmoid():
+    with pytest.raises(ValueError, match=r"cross-entropy wants network\.output = sigmoid"):
+        changed(loss="cross-entropy")
