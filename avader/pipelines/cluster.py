@@ -7,9 +7,6 @@ from contextlib import contextmanager
 
 # Read when ray.data is imported: without it each execution starts 32 footer readers.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
-# Ray's core prints to the terminal of the job, as an error, that Ray Data's own actors have large
-# arguments (ray#53727). What fails is told by exceptions.
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import ray
 

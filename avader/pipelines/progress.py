@@ -24,7 +24,7 @@ class Progress:
         self.verb, self.total, self.noun, self.every = verb, total, noun, every
         self.before = self.done = done
         self.rejects = 0
-        self.began = self.said = self.first = time.monotonic()
+        self.said = self.first = time.monotonic()
         self.warm = self.done
 
     def add(self, objects: int, rejects: int = 0) -> None:
@@ -40,15 +40,18 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Objects per second since the first came back: the start of workers is left out."""
-        if self.done > self.warm:
-            return (self.done - self.warm) / max(time.monotonic() - self.first, 1e-9)
-        return (self.done - self.before) / max(time.monotonic() - self.began, 1e-9)
+        """Objects per second since the first came back, so that workers' start is left out.
+
+        0 before there is a second result.
+        """
+        return (self.done - self.warm) / max(time.monotonic() - self.first, 1e-9)
 
     def line(self) -> str:
         """The counts as one line."""
         of = f" of {self.total:,}" if self.total is not None else ""
-        parts = [f"{self.verb} {self.done:,}{of} {self.noun}", f"{self.rate:,.1f} a second"]
+        parts = [f"{self.verb} {self.done:,}{of} {self.noun}"]
+        if self.rate > 0:
+            parts.append(f"{self.rate:,.1f} a second")
         if self.rejects:
             parts.append(f"{self.rejects:,} rejects")
         if self.total is not None and self.rate > 0 and self.done < self.total:

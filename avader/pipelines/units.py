@@ -7,12 +7,10 @@ the driver, and gives back a receipt. A killed run is repeated with the same com
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import ray
 import ray.data
-from ray.exceptions import RayError
 
 from avader.errors import InputError
 from avader.io import shards, storage
@@ -67,30 +65,25 @@ def _do_units(
         num_gpus=gpus_per_worker(),
         compute=ray.data.ActorPoolStrategy(size=workers),
     )
-    try:
-        for row in dataset.iter_rows():
-            yield Receipt(**json.loads(row["receipt"]))
-    except RayError as error:
-        raise _cause(error) from error
-
-
-def _cause(error: BaseException) -> BaseException:
-    """The InputError behind a worker's failure, where there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return InputError(str(getattr(seen, "cause", seen)))
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error
+    for row in dataset.iter_rows():
+        if row["refusal"]:
+            raise InputError(row["refusal"])
+        yield Receipt(**json.loads(row["receipt"]))
 
 
 class _Worker:
-    """A worker process: made once, does units one after another."""
+    """A worker process: made once, does units one after another.
+
+    Bad input goes back as its text: an exception would lose its type on the way.
+    """
 
     def __init__(self, make: Callable[[], DoUnit]) -> None:
         self.do_unit = make()
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        units = [json.loads(text) for text in batch["unit"]]
-        receipts = [self.do_unit(Unit(**unit)) for unit in units]
-        return {"receipt": np.array([json.dumps(asdict(receipt)) for receipt in receipts])}
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        (text,) = batch["unit"]
+        try:
+            receipt = self.do_unit(Unit(**json.loads(text)))
+        except InputError as error:
+            return {"receipt": np.array([""]), "refusal": np.array([str(error)])}
+        return {"receipt": np.array([json.dumps(asdict(receipt))]), "refusal": np.array([""])}
