@@ -16,6 +16,7 @@ from avader.errors import InputError
 from avader.io import shards, storage
 from avader.pipelines.cluster import gpus_per_worker
 from avader.pipelines.progress import Progress, say
+from avader.pipelines.quiet import without_known_noise
 from avader.plan import Plan, Receipt, Unit
 
 DoUnit = Callable[[Unit], Receipt]
@@ -40,9 +41,10 @@ def finish_units(
         progress.before = progress.done = sum(receipt.rows_in for receipt in receipts.values())
         say(f"  going on: {len(receipts):,} of {len(plan.units):,} units were done before")
     if remaining:
-        for receipt in _do_units(remaining, make=make, workers=min(workers, len(remaining))):
-            receipts[receipt.unit] = receipt
-            progress.add(receipt.rows_in, receipt.rejects)
+        with without_known_noise():
+            for receipt in _do_units(remaining, make=make, workers=min(workers, len(remaining))):
+                receipts[receipt.unit] = receipt
+                progress.add(receipt.rows_in, receipt.rejects)
     for folder in ("parts", "rejects"):
         storage.remove_asides(storage.join(out, folder))
     return [receipts[unit.name] for unit in plan.units]
