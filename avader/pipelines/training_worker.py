@@ -3,6 +3,7 @@
 import csv
 import ctypes
 import io
+import logging
 import os
 import sys
 import tempfile
@@ -52,6 +53,8 @@ def work(config: dict[str, Any]) -> None:
     What cannot be mended by a restart is told to the driver; anything else is raised, so that
     Ray Train restarts from the last checkpoint.
     """
+    # Our lines go through the notices; Ray Train's on every report would drown them.
+    logging.disable(logging.INFO)
     given: WorkerTask = config["task"]
     notices: Notices = config["notices"]
     context = ray.train.get_context()
