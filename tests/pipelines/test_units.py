@@ -33,7 +33,7 @@ def test_bad_input_met_by_a_worker_and_going_on_after_it(tmp_path):
             raise InputError("wanted a table that stays as it is, got another")
         return write(unit)
 
-    with pytest.raises(InputError, match="^wanted a table that stays as it is, got another$"):
+    with pytest.raises(InputError, match=r"^wanted a table that stays as it is, got another$"):
         finish(out, fail)
     before = shards.done_units(out)
     assert "00000002" not in before
