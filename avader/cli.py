@@ -1,7 +1,7 @@
 """`avader VERB`, `python -m avader VERB` and `python jobs/VERB.py`: one thing.
 
-Exit codes: 0 all done, 1 a check of `verify` failed or an unforeseen error (with its traceback),
-2 bad input, told before any work.
+Exit codes: 0 all done; 1 a check of `verify` failed, a training cannot go on, or an unforeseen
+error (with its traceback); 2 bad input, told before any work.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from avader.errors import InputError, VerificationError
+from avader.errors import InputError, TrainingError, VerificationError
 
 VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
@@ -56,7 +56,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 2
-    except VerificationError as error:
+    except (VerificationError, TrainingError) as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

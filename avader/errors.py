@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class VerificationError(RuntimeError):
     """A check of `avader verify` failed; exit code 1."""
+
+
+class TrainingError(RuntimeError):
+    """A training cannot go on: the message says where, why and what to change; exit code 1."""

@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from avader.config import TrainSettings
-from avader.errors import InputError
+from avader.errors import InputError, TrainingError
 from avader.io import manifest, storage
 from avader.io.manifest import Manifest
 from avader.io.models import read_model
@@ -26,7 +26,6 @@ from avader.pipelines.progress import say
 from avader.pipelines.training_worker import WorkerTask, work
 from avader.plan import Plan
 from avader.recipe import Recipe
-from avader.training.loop import TrainingError
 
 RUN_NAME = "checkpoints"
 """Ray Train goes on with a run of the same name in the same place."""

@@ -17,7 +17,7 @@ import ray.train.torch
 import torch
 
 from avader.catalogue.provenance import provenance
-from avader.errors import InputError
+from avader.errors import InputError, TrainingError
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import write_model
@@ -28,7 +28,7 @@ from avader.pipelines.progress import duration
 from avader.recipe import Preprocessing, Recipe
 from avader.training.data import Pixels
 from avader.training.group import Group
-from avader.training.loop import Task, TrainingError, Watch, train
+from avader.training.loop import Task, Watch, train
 from avader.training.state import TrainingState, fresh_state
 from avader.training.summary import summarise
 

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avader.errors import TrainingError
 from avader.mixture.gaussian import responsibilities
 from avader.mixture.initial import Floats, initial_mixture, widened
 from avader.model import losses
@@ -31,10 +32,6 @@ from avader.training.noise import Purpose, Rows, normals, permutation
 from avader.training.state import Metrics, TrainingState
 
 ENCODE_BATCH = 256
-
-
-class TrainingError(RuntimeError):
-    """The training cannot go on: the message says where, why and what to change."""
 
 
 @dataclass(frozen=True)
