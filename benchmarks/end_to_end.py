@@ -35,7 +35,7 @@ PREPROCESSING = PUBLISHED_PREPROCESSING.model_copy(update={"crop": 96})
 def main() -> None:
     """Run the three verbs and the bare work, and print images per second and ratios."""
     quick = options(__doc__ or "").quick
-    count = 160 if quick else 4000
+    count = 120 if quick else 4000
     table, origin = cutouts(count)
     ray_start = seconds(lambda: ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False))
     figures: dict[str, float] = {}

@@ -52,7 +52,7 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", ["classify", "generate"])
+@pytest.mark.parametrize("verb", ["classify", pytest.param("generate", marks=pytest.mark.long)])
 def test_killed_driver(verbs, verb, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(*verbs[verb], "--out", str(whole)), check=True, capture_output=True)
