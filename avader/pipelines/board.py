@@ -80,7 +80,8 @@ def reading(board: Board) -> Iterator[None]:
 
 
 def _read(board: Board, stop: threading.Event) -> None:
-    while not stop.wait(EVERY):
+    # A Ray that was shut down would be started again by asking it.
+    while not stop.wait(EVERY) and ray.is_initialized():
         try:
             board.say_all()
         except RayError:

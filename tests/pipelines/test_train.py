@@ -73,6 +73,20 @@ def figures(out) -> list[dict[str, str]]:
     return [{name: row[name] for name in row if name not in TIMES} for row in history(out)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_looks():
+    """Ray Train looks for reports every 2 s by default, and a second one waits for the look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        yield
+
+
+@pytest.fixture
+def slow_looks(monkeypatch):
+    """Time enough between epochs to be killed in."""
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1.0")
+
+
 @pytest.fixture(scope="module")
 def whole(data, ray_session, tmp_path_factory) -> Path:
     """The training by one worker, undisturbed."""
@@ -157,7 +171,7 @@ def epochs_done(out) -> int:
 
 
 @pytest.mark.long
-def test_killed_worker(whole, data, ray_session, tmp_path, caplog):
+def test_killed_worker(whole, data, ray_session, slow_looks, tmp_path, caplog):
     """SIGKILL of a worker: back from the last checkpoint, and the same training in the end."""
     out, errors = tmp_path / "killed", []
 
@@ -170,7 +184,7 @@ def test_killed_worker(whole, data, ray_session, tmp_path, caplog):
     thread = threading.Thread(target=work)
     with caplog.at_level(logging.INFO, "avader"):
         thread.start()
-        wait_for(lambda: epochs_done(out) >= 2)
+        wait_for(lambda: epochs_done(out) >= 4)
         for pid in descendants(b"RayTrainWorker"):
             os.kill(pid, signal.SIGKILL)
         thread.join(timeout=200)
@@ -182,7 +196,7 @@ def test_killed_worker(whole, data, ray_session, tmp_path, caplog):
 
 @pytest.mark.long
 @pytest.mark.parametrize("place", ["local disk", "S3"])
-def test_killed_driver(whole, place, tmp_path, request):
+def test_killed_driver(whole, place, slow_looks, tmp_path, request):
     """SIGKILL of the driver, then the same command again: on from the last checkpoint."""
     root = request.getfixturevalue("s3_uri") if place == "S3" else str(tmp_path)
     data, out = write_packed(f"{root}/packed", images()), f"{root}/model"
@@ -193,7 +207,7 @@ def test_killed_driver(whole, place, tmp_path, request):
         *["--data", data, "--out", out, "--device", "cpu"],
     ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: epochs_done(out) >= 2)
+    wait_for(lambda: epochs_done(out) >= 4)
     process.kill()
     process.wait()
     assert not storage.exists(f"{out}/card.json")
