@@ -111,8 +111,15 @@ def occupancy_chart(counts: np.ndarray, weights: np.ndarray) -> bytes:
     axes.bar(positions, counts, color=component_colours(count), width=0.78)
     axes.scatter(positions, expected, marker="_", s=220, color=INK, label="mixture weight")
     for at, members, top in zip(positions, counts, np.maximum(counts, expected), strict=True):
-        above = {"xytext": (0, 3), "textcoords": "offset points"}
-        axes.annotate(f"{int(members):,}", (at, top), ha="center", fontsize=7, color=INK, **above)
+        axes.annotate(
+            f"{int(members):,}",
+            (at, top),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color=INK,
+        )
     axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.set(xlabel="component", ylabel="galaxies", xticks=positions, xlim=(-0.6, count - 0.4))
     axes.set_ylim(0, 1.22 * max(1.0, float(counts.max()), float(expected.max())))
