@@ -43,7 +43,9 @@ def device() -> str:
 
 def _start(settings: ClusterSettings) -> None:
     address = settings.address or os.environ.get("RAY_ADDRESS")
-    options = {"logging_level": logging.ERROR, "log_to_driver": True, "configure_logging": True}
+    # What workers have to say comes as results and exceptions; the chatter of Ray's own actors
+    # stays in Ray's logs.
+    options = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address:
         try:
             ray.init(address=address, **options)
