@@ -31,5 +31,5 @@ def test_the_papers_recipe_is_the_default():
 
 
 def test_unknown_recipe():
-    with pytest.raises(InputError, match="wanted a built-in recipe .* got 'mine'"):
+    with pytest.raises(InputError, match=r"wanted a built-in recipe .* got 'mine'"):
         load_recipe_text("mine")
