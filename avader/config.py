@@ -56,7 +56,8 @@ class ClusterSettings(JobSettings):
     address: str | None = None
     """Address of a Ray cluster; none: RAY_ADDRESS, or a Ray of this machine alone."""
     workers: int = Field(0, ge=0)
-    """Worker processes; 0 takes one per CPU, or one per GPU where there are any."""
+    """Worker processes; 0 takes one per GPU where there are any, else one per CPU (train: one per
+    machine, with all its CPUs)."""
 
 
 class SimulateSettings(JobSettings):
