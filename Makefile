@@ -3,6 +3,7 @@ PYTHON ?= python3
 # The constraints' exact version gives a CPU machine the CPU build. For GPUs, for example:
 #   make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
 TORCH ?= $(shell grep '^torch==' constraints.txt)
+TORCH_STAMP := .venv/.torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
 BIN := .venv/bin
 AVADER := $(BIN)/avader
 
@@ -17,7 +18,7 @@ help:
 	@echo "make test-long  the slower tests: real galaxies, cluster jobs, kills (about 30 minutes)"
 	@echo "make clean-demo remove demo/, to start it anew"
 
-.venv/.torch: constraints.txt
+$(TORCH_STAMP): constraints.txt
 	@echo "== making .venv and installing $(firstword $(TORCH)) (some minutes)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "avader needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv .venv
@@ -25,12 +26,12 @@ help:
 	@grep -v '^torch==' constraints.txt > .venv/constraints.txt
 	@touch $@
 
-.venv/.demo: .venv/.torch pyproject.toml
+.venv/.demo: $(TORCH_STAMP) pyproject.toml
 	@echo "== installing avader"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e ".[mock]"
 	@touch $@
 
-.venv/.test: .venv/.torch pyproject.toml
+.venv/.test: $(TORCH_STAMP) pyproject.toml
 	@echo "== installing avader and what its tests need"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .venv/constraints.txt -e ".[mock,published,test]"
 	@touch $@

@@ -6,12 +6,18 @@ caller gives the text.
 """
 
 import argparse
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from avader.errors import InputError
 from avader.recipe import Positive, Preprocessing, Recipe
@@ -56,8 +62,8 @@ class ClusterSettings(JobSettings):
     address: str | None = None
     """Address of a Ray cluster; none: RAY_ADDRESS, or a Ray of this machine alone."""
     workers: int = Field(0, ge=0)
-    """Worker processes; 0 takes one per GPU where there are any, else one per CPU (train: one per
-    machine, with all its CPUs)."""
+    """Worker processes; 0 takes one per CPU, or one per GPU for work on GPUs (train on CPUs: one
+    per machine, with all its CPUs)."""
 
 
 class SimulateSettings(JobSettings):
@@ -102,7 +108,7 @@ class TrainSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds
     """Train a model on packed cutouts."""
 
     data: str
-    """Folder URI of packed cutouts."""
+    """Folder URI of packed cutouts; every worker holds all their pixels in memory."""
     out: str
     """Folder URI for the model; checkpoints and metrics go to training/ below it."""
     recipe: str = "galaxies-64"
@@ -131,6 +137,8 @@ class InferenceSettings(ClusterSettings):
     """Folder URI for the catalogue."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network; bfloat16 is faster and changes probabilities slightly."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What the network runs on, part of the plan since the last bits depend on it."""
     tile: Positive = 16
     """Images the network computes at once; fixed for a catalogue, the last tile is padded."""
 
@@ -222,13 +230,18 @@ def parse(
         return kind(_cli_parse_args=list(arguments), _cli_prog_name=f"avader {verb}", **settings)
     except ValidationError as error:
         raise InputError(_in_words(verb, error)) from error
+    except SettingsError as error:
+        raise InputError(
+            f"{error}: wanted a list as 2,3,7 on the command line, as [2, 3, 7] in a file or the "
+            f"environment; see `avader {verb} --help`"
+        ) from error
 
 
 def _early(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options that name files, which are needed before the others are read."""
+    """The settings that name files, which are needed before the others are read."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
-    parser.add_argument("--recipe")
+    parser.add_argument("--config", default=os.environ.get("AVADER_CONFIG"))
+    parser.add_argument("--recipe", default=os.environ.get("AVADER_RECIPE"))
     return parser.parse_known_args(list(arguments))[0]
 
 

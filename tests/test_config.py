@@ -77,3 +77,25 @@ def test_unknown_setting_in_a_file_is_refused():
     TEXTS["typo.toml"] = 'out = "o"\ncuont = 5\n'
     with pytest.raises(InputError, match="--cuont"):
         parsed("simulate", "--config", "typo.toml")
+
+
+def test_files_named_in_the_environment_are_read(monkeypatch):
+    monkeypatch.setenv("AVADER_RECIPE", "small")
+    settings = parsed("train", "--data", "d", "--out", "o")
+    assert (settings.recipe, settings.network.size) == ("small", 32)
+    monkeypatch.setenv("AVADER_CONFIG", "job.toml")
+    assert parsed("simulate").count == 7
+
+
+@pytest.mark.parametrize("came", ["[2,", "2,x"])
+def test_a_list_that_is_none(came):
+    with pytest.raises(InputError, match="components"):
+        parsed("generate", "--model", "m", "--out", "o", "--count", "1", "--components", came)
+
+
+def test_a_list_in_the_environment_is_json(monkeypatch):
+    monkeypatch.setenv("AVADER_COMPONENTS", "2,3")
+    with pytest.raises(InputError, match="2, 3, 7"):
+        parsed("generate", "--model", "m", "--out", "o", "--count", "1")
+    monkeypatch.setenv("AVADER_COMPONENTS", "[2, 3]")
+    assert parsed("generate", "--model", "m", "--out", "o", "--count", "1").components == (2, 3)

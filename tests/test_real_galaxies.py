@@ -69,7 +69,8 @@ def test_verified_and_reported(galaxies, published, tmp_path):
                 sources.append(dict(attrs)["src"])
 
     Images().feed(page)
-    assert sources
+    # Inputs, reconstructions and residuals of 24; 8 members and 8 samples of each component.
+    assert len(sources) >= 3 * 24 + 12 * (8 + 8)
     assert all(source.startswith("data:image/") for source in sources)
 
 

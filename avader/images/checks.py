@@ -35,7 +35,7 @@ REASON_MEANINGS = {
     Reason.TOO_LARGE: "the image has more pixels than any cutout may have",
     Reason.MISSING_PIXELS: "more pixels are NaN or masked than may be filled",
     Reason.CONSTANT: "every pixel has the same value, so there are no limits to stretch between",
-    Reason.DUPLICATE_ID: "an object earlier in the source has the same id",
+    Reason.DUPLICATE_ID: "an object earlier in the source has the same id, and stands for it",
     Reason.NO_ID: "the id is null or empty",
     Reason.BAD_POSITION: "right ascension or declination is missing or out of range",
     Reason.NOT_FINITE: "the model gives no finite latent for the image",

@@ -8,10 +8,11 @@ dead does no harm.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -83,6 +84,20 @@ def read_part(uri: str, path: str, columns: Sequence[str] | None = None) -> pa.T
     """A part of a finished folder as a table; columns: those to read, all by default."""
     with storage.open_input(storage.join(uri, path)) as file:
         return pq.read_table(file, columns=list(columns) if columns is not None else None)
+
+
+def read_whole_part(uri: str, part: Mapping[str, Any]) -> pa.Table:
+    """A part as the manifest lists it (path, rows, sha256), with all its columns.
+
+    Raises InputError where its bytes are no longer those that the manifest lists.
+    """
+    data = storage.read_bytes(storage.join(uri, part["path"]))
+    if hashlib.sha256(data).hexdigest() != part["sha256"]:
+        raise InputError(
+            f"wanted {part['path']} of {storage.public_uri(uri)} as its manifest lists it, got "
+            "other bytes; run `avader verify` on that folder and make it again"
+        )
+    return pq.read_table(io.BytesIO(data))
 
 
 def open_dataset(uri: str, paths: Sequence[str]) -> ds.Dataset:

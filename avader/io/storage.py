@@ -169,6 +169,20 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     ]
 
 
+def sizes(uris: Sequence[str]) -> list[int]:
+    """Bytes of each object, in the order given, from one listing of each folder."""
+    listed: dict[str, dict[str, int]] = {}
+    found = []
+    for uri in uris:
+        folder, name = parent(uri), uri.rpartition("/")[2]
+        if folder not in listed:
+            fs, path = filesystem(folder)
+            entries = fs.ls(path, detail=True)
+            listed[folder] = {e["name"].rpartition("/")[2]: int(e["size"] or 0) for e in entries}
+        found.append(listed[folder][name])
+    return found
+
+
 def glob_files(pattern: str) -> list[str]:
     """URIs of the objects that match a glob (`*`, `?`, `[..]`, `**`), in order of path."""
     fs, path = filesystem(pattern)

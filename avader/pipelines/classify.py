@@ -5,6 +5,7 @@ model alone: the engine computes fixed tiles, posteriors are in float64 from the
 """
 
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from avader.images.checks import Reason
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
-from avader.pipelines.cluster import cluster, device
+from avader.pipelines.cluster import TORCH_DEVICE, cluster
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.units import finish_units
 from avader.plan import Plan, Receipt, Unit
@@ -42,13 +43,12 @@ def run(settings: ClassifySettings) -> None:
         f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
         f"with model {model.digest[:12]}"
     )
-    with cluster(settings) as workers:
-        on = device()
+    with cluster(settings, device=settings.device) as pool:
         receipts = finish_units(
             plan,
             out,
-            make=lambda: ClassifyUnit(settings, data, on),
-            workers=workers,
+            make=lambda: ClassifyUnit(settings, data),
+            pool=pool,
             progress=Progress("classified", data.totals["rows"]),
         )
     written = manifest.write_manifest(
@@ -61,7 +61,7 @@ def run(settings: ClassifySettings) -> None:
             data=data.digest,
             preprocessing_accepted=differing,
             precision=settings.precision,
-            backend=f"torch {on}",
+            backend=f"torch {TORCH_DEVICE[settings.device]}",
             tile=settings.tile,
         ),
     )
@@ -118,14 +118,18 @@ def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan
             "data": data.digest,
             "data_uri": storage.public_uri(storage.absolute(settings.data)),
             "precision": settings.precision,
+            "device": settings.device,
             "tile": settings.tile,
             "reconstruction": settings.reconstruction,
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
         units=tuple(
-            Unit(path.removeprefix("parts/").removesuffix(".parquet"), {"path": path})
-            for path in data.paths
+            Unit(
+                PurePosixPath(part["path"]).stem,
+                {name: part[name] for name in ("path", "rows", "sha256")},
+            )
+            for part in data.parts
         ),
     )
 
@@ -143,20 +147,22 @@ class ClassifyUnit:
 
     settings: ClassifySettings
     data: Manifest
-    device: str
     model: Model = field(init=False)
     low_likelihood: float = field(init=False)
 
     def __post_init__(self) -> None:
         uri = storage.absolute(self.settings.model)
         self.model = load_model(
-            uri, device=self.device, precision=self.settings.precision, tile=self.settings.tile
+            uri,
+            device=TORCH_DEVICE[self.settings.device],
+            precision=self.settings.precision,
+            tile=self.settings.tile,
         )
         self.low_likelihood = self.model.config["low_likelihood"]
 
     def __call__(self, unit: Unit) -> Receipt:
         """Read a shard, classify its cutouts batch by batch, write the unit's rows."""
-        cutouts = shards.read_part(self.data.uri, unit.inputs["path"])
+        cutouts = shards.read_whole_part(self.data.uri, unit.inputs)
         pixels = rows.pixels(cutouts["image"])
         batch = self.settings.batch
         parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]

@@ -4,6 +4,8 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 # Read when ray.data is imported: without it each execution starts 32 footer readers.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
@@ -13,32 +15,44 @@ import ray
 from avader.config import ClusterSettings
 from avader.errors import InputError
 
+Device = Literal["cpu", "gpu"]
+TORCH_DEVICE: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Worker processes for units of work. gpus: what each of them holds."""
+
+    workers: int
+    gpus: int
+
 
 @contextmanager
-def cluster(settings: ClusterSettings) -> Iterator[int]:
-    """Join or start Ray for the length of a job; yields the number of worker processes.
+def cluster(settings: ClusterSettings, *, device: Device = "cpu") -> Iterator[Pool]:
+    """Join or start Ray for the length of a job; yields the workers that its units may have.
 
-    Raises InputError where the address given does not answer.
+    Raises InputError where the address given does not answer, or a GPU is wanted and none there.
     """
     begun = not ray.is_initialized()
     if begun:
         _start(settings)
     _quieten()
     try:
-        yield settings.workers or _worker_count()
+        yield _pool(settings, device)
     finally:
         if begun:
             ray.shutdown()
 
 
-def gpus_per_worker() -> float:
-    """1 where the cluster has GPUs, else 0."""
-    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
-
-
-def device() -> str:
-    """Where the workers of this cluster run a model: "cuda" or "cpu"."""
-    return "cuda" if gpus_per_worker() else "cpu"
+def _pool(settings: ClusterSettings, device: Device) -> Pool:
+    resources = ray.cluster_resources()
+    if device == "cpu":
+        cpus = min(int(resources.get("CPU", 1)), _cores())
+        return Pool(workers=settings.workers or max(1, cpus), gpus=0)
+    gpus = int(resources.get("GPU", 0))
+    if not gpus:
+        raise InputError("wanted GPUs (--device gpu), got a cluster without; use --device cpu")
+    return Pool(workers=settings.workers or gpus, gpus=1)
 
 
 def _start(settings: ClusterSettings) -> None:
@@ -58,13 +72,6 @@ def _start(settings: ClusterSettings) -> None:
     # One slot more than workers: Ray Train's controller and Ray Data's tasks need one.
     slots = max(settings.workers, os.cpu_count() or 1) + 1
     ray.init(num_cpus=slots, include_dashboard=False, **options)
-
-
-def _worker_count() -> int:
-    resources = ray.cluster_resources()
-    if resources.get("GPU", 0) >= 1:
-        return int(resources["GPU"])
-    return max(1, min(int(resources.get("CPU", 1)), _cores()))
 
 
 def _cores() -> int:

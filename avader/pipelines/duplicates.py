@@ -16,6 +16,8 @@ from avader.plan import Unit
 from avader.survey.sources import describe_row, read_ids
 
 Digests = NDArray[np.uint64]
+# Few enough that their results travel by Ray's object store, not inside one task's description.
+MOST_TASKS = 200
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,16 @@ class Duplicates:
 
 def find_duplicates(units: Sequence[Unit]) -> Duplicates:
     """Compare the ids of all units on the cluster."""
-    digests = [_digests.remote(unit) for unit in units]
-    repeats = ray.get(_repeats.remote(*digests))
+    step = max(1, -(-len(units) // MOST_TASKS))
+    groups = [units[start : start + step] for start in range(0, len(units), step)]
+    repeats = ray.get(_repeats.remote(*[_digests.remote(group) for group in groups]))
     starts = np.cumsum([0, *repeats["counts"]])
     by_unit: dict[str, dict[int, str]] = {}
     for repeated, kept in zip(repeats["repeated"], repeats["kept"], strict=True):
         unit, row = _locate(units, starts, repeated)
         kept_unit, kept_row = _locate(units, starts, kept)
         by_unit.setdefault(unit.name, {})[row] = (
-            f"the same id is kept from {describe_row(kept_unit, kept_row)}"
+            f"the same id came first in {describe_row(kept_unit, kept_row)}"
         )
     return Duplicates(by_unit)
 
@@ -50,24 +53,25 @@ def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple
 
 
 @ray.remote(num_cpus=1)
-def _digests(unit: Unit) -> Digests:
-    """(N, 2) words of each id's digest; (0, 0) for a row without an id."""
+def _digests(units: Sequence[Unit]) -> tuple[Digests, NDArray[np.int64]]:
+    """(N, 2) words of each id's digest, (0, 0) for a row without an id; and each unit's rows."""
+    ids = [read_ids(unit) for unit in units]
     raw = b"".join(
         hashlib.blake2b(name.encode(), digest_size=16).digest() if name else bytes(16)
-        for name in read_ids(unit)
+        for names in ids
+        for name in names
     )
-    return np.frombuffer(raw, np.uint64).reshape(-1, 2)
+    counts = np.array([len(names) for names in ids], np.int64)
+    return np.frombuffer(raw, np.uint64).reshape(-1, 2), counts
 
 
 @ray.remote(num_cpus=1)
-def _repeats(*digests: Digests) -> dict[str, NDArray[np.int64]]:
+def _repeats(*groups: tuple[Digests, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
     """Global rows that repeat an earlier one, and that earlier one; and the rows of each unit."""
-    repeated, kept = repeated_rows(np.concatenate([np.zeros((0, 2), np.uint64), *digests]))
-    return {
-        "repeated": repeated,
-        "kept": kept,
-        "counts": np.array([len(part) for part in digests], np.int64),
-    }
+    digests = [np.zeros((0, 2), np.uint64), *(digests for digests, _ in groups)]
+    repeated, kept = repeated_rows(np.concatenate(digests))
+    counts = [np.zeros(0, np.int64), *(counts for _, counts in groups)]
+    return {"repeated": repeated, "kept": kept, "counts": np.concatenate(counts)}
 
 
 def repeated_rows(digests: Digests) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

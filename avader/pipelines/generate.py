@@ -16,7 +16,7 @@ from avader.errors import InputError
 from avader.io import manifest, shards, storage
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION
-from avader.pipelines.cluster import cluster, device
+from avader.pipelines.cluster import TORCH_DEVICE, cluster
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.units import finish_units
 from avader.plan import Plan, Receipt, Unit, ranges, unit_name
@@ -37,13 +37,12 @@ def run(settings: GenerateSettings) -> None:
         f"drawing {settings.count:,} objects in {len(plan.units):,} shards "
         f"from model {model.digest[:12]}, seed {settings.seed}"
     )
-    with cluster(settings) as workers:
-        on = device()
+    with cluster(settings, device=settings.device) as pool:
         receipts = finish_units(
             plan,
             out,
-            make=lambda: GenerateUnit(settings, on),
-            workers=workers,
+            make=lambda: GenerateUnit(settings),
+            pool=pool,
             progress=Progress("drawn", settings.count),
         )
     network = model.config["network"]
@@ -62,7 +61,7 @@ def run(settings: GenerateSettings) -> None:
             seed=settings.seed,
             random_layout=LAYOUT_VERSION,
             precision=settings.precision,
-            backend=f"torch {on}",
+            backend=f"torch {TORCH_DEVICE[settings.device]}",
             tile=settings.tile,
         ),
     )
@@ -84,7 +83,7 @@ def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:
     return Plan(
         kind="synthetic",
         settings={
-            **settings.model_dump(include=content | {"precision", "tile"}, mode="json"),
+            **settings.model_dump(include=content | {"precision", "device", "tile"}, mode="json"),
             "model": model.digest,
             "model_uri": storage.public_uri(storage.absolute(settings.model)),
             "random_layout": LAYOUT_VERSION,
@@ -103,13 +102,15 @@ class GenerateUnit:
     """Draws one range of objects after another with a model held in this process."""
 
     settings: GenerateSettings
-    device: str
     model: Model = field(init=False)
 
     def __post_init__(self) -> None:
         uri = storage.absolute(self.settings.model)
         self.model = load_model(
-            uri, device=self.device, precision=self.settings.precision, tile=self.settings.tile
+            uri,
+            device=TORCH_DEVICE[self.settings.device],
+            precision=self.settings.precision,
+            tile=self.settings.tile,
         )
 
     def __call__(self, unit: Unit) -> Receipt:

@@ -42,13 +42,13 @@ def run(settings: PackSettings) -> None:
         positions=source.has_positions,
         carried=source.carried,
     )
-    with cluster(settings) as workers:
+    with cluster(settings) as pool:
         worker = PackUnit(out, preprocessing, columns, find_duplicates(plan.units))
         receipts = finish_units(
             plan,
             out,
             make=lambda: worker,
-            workers=workers,
+            pool=pool,
             progress=Progress("packed", None, noun="cutouts"),
         )
     written = manifest.write_manifest(out, plan, receipts, provenance=provenance())
@@ -146,7 +146,7 @@ class PackUnit:
             self.out,
             unit,
             rows_in=source.num_rows,
-            table=self._table(source.take(kept), cutouts),
+            table=self._table(source.drop_columns(["image", "problem"]).take(kept), cutouts),
             rejects=rows.reject_table(rejects, unit.name),
         )
 
@@ -171,7 +171,7 @@ class PackUnit:
     def _table(self, source: pa.Table, cutouts: list[Cutout]) -> pa.Table:
         tensor = self.schema.field("image").type
         pixels = [cutout.pixels for cutout in cutouts]
-        columns = {name: source[name] for name in source.column_names if name != "image"}
+        columns = dict(zip(source.column_names, source.columns, strict=True))
         columns |= {
             "image": np.stack(pixels) if pixels else np.zeros((0, *tensor.shape), np.uint8),
             "limit_low": np.array([cutout.low for cutout in cutouts], np.float64),

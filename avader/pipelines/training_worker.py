@@ -60,12 +60,26 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
     tune_process()
+    pixels, problem = _load(given.data)
+    # One rank's bad input is all ranks' end: the others would wait for it in the first sum.
+    problems = [text for text in group.gather(problem) if text]
+    if problems or pixels is None:
+        if group.is_first:
+            notices.fail(problems[0])
+        return
     try:
-        task = Task(given.recipe, load_pixels(given.data), group)
-        _train(given, task, notices)
-    except (InputError, TrainingError) as error:
+        _train(given, Task(given.recipe, pixels, group), notices)
+    except TrainingError as error:  # every rank sees the same sums, so every rank ends
         if group.is_first:
             notices.fail(str(error))
+
+
+def _load(data: Manifest) -> tuple[Pixels | None, str]:
+    """The images, or what is wrong with them."""
+    try:
+        return load_pixels(data), ""
+    except InputError as error:
+        return None, str(error)
 
 
 def load_pixels(data: Manifest) -> Pixels:

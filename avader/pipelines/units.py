@@ -14,7 +14,7 @@ import ray.data
 
 from avader.errors import InputError
 from avader.io import shards, storage
-from avader.pipelines.cluster import gpus_per_worker
+from avader.pipelines.cluster import Pool
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
 from avader.plan import Plan, Receipt, Unit
@@ -27,7 +27,7 @@ def finish_units(
     out: str,
     *,
     make: Callable[[], DoUnit],
-    workers: int,
+    pool: Pool,
     progress: Progress,
 ) -> list[Receipt]:
     """Do the plan's units that are not done yet; receipts of all, in plan order.
@@ -42,7 +42,7 @@ def finish_units(
         say(f"  going on: {len(receipts):,} of {len(plan.units):,} units were done before")
     if remaining:
         with without_known_noise():
-            for receipt in _do_units(remaining, make=make, workers=min(workers, len(remaining))):
+            for receipt in _do_units(remaining, make=make, pool=pool):
                 receipts[receipt.unit] = receipt
                 progress.add(receipt.rows_in, receipt.rejects)
     for folder in ("parts", "rejects"):
@@ -55,7 +55,7 @@ def _named(plan: Plan, done: set[str]) -> list[str]:
 
 
 def _do_units(
-    units: Sequence[Unit], *, make: Callable[[], DoUnit], workers: int
+    units: Sequence[Unit], *, make: Callable[[], DoUnit], pool: Pool
 ) -> Iterator[Receipt]:
     rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
     # One block per unit: otherwise units are lumped into a few blocks.
@@ -64,8 +64,8 @@ def _do_units(
         fn_constructor_args=(make,),
         batch_size=1,
         num_cpus=1,
-        num_gpus=gpus_per_worker(),
-        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_gpus=pool.gpus,
+        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(units))),
     )
     for row in dataset.iter_rows():
         if row["refusal"]:
@@ -74,17 +74,19 @@ def _do_units(
 
 
 class _Worker:
-    """A worker process: made once, does units one after another.
+    """A worker process: made ready by its first unit, does units one after another.
 
     Bad input goes back as its text: an exception would lose its type on the way.
     """
 
     def __init__(self, make: Callable[[], DoUnit]) -> None:
-        self.do_unit = make()
+        self.make = make
+        self.do_unit: DoUnit | None = None
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         (text,) = batch["unit"]
         try:
+            self.do_unit = self.do_unit or self.make()
             receipt = self.do_unit(Unit(**json.loads(text)))
         except InputError as error:
             return {"receipt": np.array([""]), "refusal": np.array([str(error)])}

@@ -37,13 +37,15 @@ class Source:
     """An opened source.
 
     uri: as given; root: the folder that paths and ids are relative to; files: URIs in order of
-    path; rows: objects of each file; layout: of the tables, None for image files.
+    path; rows: objects of each file; sizes: bytes of each file; layout: of the tables, None for
+    image files.
     """
 
     uri: str
     root: str
     files: tuple[str, ...]
     rows: tuple[int, ...]
+    sizes: tuple[int, ...]
     layout: Layout | None = None
 
     @property
@@ -57,19 +59,27 @@ class Source:
         return self.layout is not None and self.layout.columns.ra is not None
 
     def units(self, rows_per_shard: int) -> tuple[Unit, ...]:
-        """Units of at most so many objects, in source order; a unit never spans two tables."""
+        """Units of at most so many objects, in source order; a unit never spans two tables.
+
+        Sizes are among a unit's inputs, so that a plan notices a file that was replaced.
+        """
         paths = [_below(self.root, file) for file in self.files]
         inputs: list[dict[str, Any]]
         if self.layout is None:
             inputs = [
-                {"kind": "files", "root": self.root, "paths": paths[start:stop]}
+                {
+                    "kind": "files",
+                    "root": self.root,
+                    "paths": paths[start:stop],
+                    "sizes": self.sizes[start:stop],
+                }
                 for start, stop in ranges(len(paths), rows_per_shard)
             ]
         else:
             shared = {"kind": "table", "root": self.root, **_layout_inputs(self.layout)}
             inputs = [
-                {**shared, "path": path, "first": start, "rows": stop - start}
-                for path, count in zip(paths, self.rows, strict=True)
+                {**shared, "path": path, "size": size, "first": start, "rows": stop - start}
+                for path, size, count in zip(paths, self.sizes, self.rows, strict=True)
                 for start, stop in ranges(count, rows_per_shard)
             ]
         return tuple(Unit(unit_name(number), unit) for number, unit in enumerate(inputs))
@@ -89,13 +99,14 @@ def open_source(uri: str, *, columns: Columns, reserved: Collection[str] = ()) -
     images = tuple(file for file in found if file.lower().endswith(IMAGE_SUFFIXES))
     if images:
         _refuse_columns(columns, uri=uri)
-        return Source(uri, root, images, (1,) * len(images))
+        sizes = tuple(storage.sizes(images))
+        return Source(uri, root, images, (1,) * len(images), sizes)
     tables = tuple(file for file in found if file.lower().endswith(TABLE_SUFFIXES))
     if not tables:
         others = f"{len(found)} other files, such as {_below(root, found[0])}" if found else "none"
         raise InputError(f"wanted {KINDS} at {storage.public_uri(uri)}, came {others}")
     layout, rows = read_layout(tables, columns=columns, reserved=reserved)
-    return Source(uri, root, tables, rows, layout)
+    return Source(uri, root, tables, rows, tuple(storage.sizes(tables)), layout)
 
 
 def read_ids(unit: Unit) -> list[str]:

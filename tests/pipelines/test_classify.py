@@ -118,7 +118,7 @@ def test_the_same_bits_in_any_order_and_shard(model, data, tmp_path):
     """The images in another order, in shards of another size, by the same worker code."""
     held = read_manifest(data)
     settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7)
-    unit = classify.ClassifyUnit(settings, held, "cpu")
+    unit = classify.ClassifyUnit(settings, held)
     images = avader.open_catalogue(data).images(range(COUNT))
     whole = unit.numbers(images)
     order = np.random.default_rng(0).permutation(COUNT)
@@ -169,6 +169,18 @@ def test_data_that_is_no_packed_folder(model, tmp_path, catalogue):
         classified(model, str(tmp_path), tmp_path / "out")
     with pytest.raises(InputError, match=r"wanted a folder of cutouts, got .* of classified"):
         classified(model, catalogue.manifest.uri, tmp_path / "out")
+
+
+def test_cutouts_that_changed_after_they_were_packed(model, data, tmp_path):
+    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    shutil.copy(copy / "parts" / "00000001.parquet", copy / "parts" / "00000000.parquet")
+    with pytest.raises(InputError, match=r"wanted parts/00000000.parquet of .* got other bytes"):
+        classified(model, str(copy), tmp_path / "out")
+
+
+def test_a_gpu_that_is_not_there(model, data, tmp_path):
+    with pytest.raises(InputError, match=r"wanted GPUs \(--device gpu\), got a cluster without"):
+        classified(model, data, tmp_path / "out", device="gpu")
 
 
 class TestVerify:

@@ -185,3 +185,11 @@ def test_shard_reads_elsewhere_as_a_typed_tensor(catalogue):
     path = f"{catalogue.manifest.uri}/{catalogue.manifest.paths[0]}"
     field = pq.read_schema(path).field("image")
     assert field.type == pa.fixed_shape_tensor(pa.uint8(), (1, 16, 16))
+
+
+def test_a_replaced_file_is_another_plan(ray_session, tmp_path):
+    source = write_pngs(tmp_path / "survey", 3)
+    packed(source, tmp_path / "out")
+    (tmp_path / "survey" / "g0001.png").write_bytes(b"no longer an image")
+    with pytest.raises(InputError, match="its input has changed"):
+        packed(source, tmp_path / "out")

@@ -5,6 +5,7 @@ import pytest
 from avader.catalogue import rows
 from avader.errors import InputError
 from avader.io import shards
+from avader.pipelines.cluster import Pool
 from avader.pipelines.progress import Progress
 from avader.pipelines.units import finish_units
 from avader.plan import Plan, Unit
@@ -15,7 +16,7 @@ PLAN = Plan("cutouts", {}, tuple(Unit(f"{number:08d}", {}) for number in range(4
 
 def finish(out: str, do_unit):
     progress = Progress("done", None)
-    return finish_units(PLAN, out, make=lambda: do_unit, workers=2, progress=progress)
+    return finish_units(PLAN, out, make=lambda: do_unit, pool=Pool(2, 0), progress=progress)
 
 
 def test_bad_input_met_by_a_worker_and_going_on_after_it(tmp_path):
