@@ -1,7 +1,7 @@
 """`avader VERB`, `python -m avader VERB` and `python jobs/VERB.py`: one thing.
 
 Exit codes: 0 all done; 1 a check of `verify` failed, a training cannot go on, or an unforeseen
-error (with its traceback); 2 bad input, told before any work.
+error (with its traceback); 2 input that cannot be used.
 """
 
 import importlib
