@@ -108,7 +108,12 @@ def head(s3):
         yield started
     finally:
         stop(process)
-        shutil.rmtree(folder)
+        # Ray's agents may write for a moment longer; what they leave is under /tmp.
+        for _ in range(20):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(1)
 
 
 def wait_for(head, *, process):
