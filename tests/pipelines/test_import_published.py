@@ -91,5 +91,7 @@ def test_5000_samples_look_as_the_paper_has_them(published):
     pixels = len(z) * 128 * 128
     assert total / pixels == pytest.approx(0.114, abs=0.005)
     assert above / pixels <= 5e-4
-    # Measured 0.648; draws by numpy's own generator give 0.669 +- 0.017 (800 images).
+    # The target was 0.70 +- 0.04 and is not met: 0.648 was measured over these 5,000, and this
+    # bound was set afterwards, to notice a change. Draws by numpy's own generator gave 0.669 +-
+    # 0.017 (800 images); the cause of the difference is not known.
     assert agree / len(z) == pytest.approx(0.65, abs=0.03)
