@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from avader.errors import InputError
 from avader.io import storage
@@ -73,7 +72,7 @@ def read_receipts(out: str, units: Iterable[str]) -> list[Receipt]:
 
 def _read_receipt(out: str, unit: str) -> Receipt:
     data = storage.read_bytes(storage.join(out, rejects_name(unit)))
-    metadata = pq.ParquetFile(io.BytesIO(data)).schema_arrow.metadata or {}
+    metadata = pq.ParquetFile(pa.BufferReader(data)).schema_arrow.metadata or {}
     if RECEIPT_KEY not in metadata:
         raise InputError(f"wanted a unit's receipt in {storage.public_uri(out)}, unit {unit}")
     receipt = json.loads(metadata[RECEIPT_KEY])
@@ -83,7 +82,17 @@ def _read_receipt(out: str, unit: str) -> Receipt:
 def read_part(uri: str, path: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A part of a finished folder as a table; columns: those to read, all by default."""
     with storage.open_input(storage.join(uri, path)) as file:
-        return pq.read_table(file, columns=list(columns) if columns is not None else None)
+        return read_table(file, columns)
+
+
+def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file as a table, read by this thread alone.
+
+    Arrow's threads may outlive the call, and one that still holds a Python object (the file, the
+    bytes of a buffer) when the interpreter closes aborts the process.
+    """
+    wanted = list(columns) if columns is not None else None
+    return pq.ParquetFile(file, pre_buffer=False).read(wanted, use_threads=False)
 
 
 def read_whole_part(uri: str, part: Mapping[str, Any]) -> pa.Table:
@@ -97,16 +106,14 @@ def read_whole_part(uri: str, part: Mapping[str, Any]) -> pa.Table:
             f"wanted {part['path']} of {storage.public_uri(uri)} as its manifest lists it, got "
             "other bytes; run `avader verify` on that folder and make it again"
         )
-    return pq.read_table(io.BytesIO(data))
+    return read_table(pa.BufferReader(data))
 
 
 def open_dataset(uri: str, paths: Sequence[str]) -> ds.Dataset:
     """Parts of a finished folder as one pyarrow dataset, in the order given."""
-    fs, root = storage.filesystem(uri)
+    filesystem, root = storage.arrow_filesystem(uri)
     return ds.dataset(
-        [storage.join(root, path) for path in paths],
-        filesystem=PyFileSystem(FSSpecHandler(fs)),
-        format="parquet",
+        [storage.join(root, path) for path in paths], filesystem=filesystem, format="parquet"
     )
 
 

@@ -8,6 +8,7 @@ from typing import IO, Any, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
+import pyarrow.fs as arrow
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.core import url_to_fs
 
@@ -32,6 +33,27 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
             f"wanted a local path or a URI such as s3://bucket/folder, got {uri!r}: {error}"
         ) from error
     return fs, path
+
+
+def arrow_filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
+    """Arrow's own file system for a URI, and the path in it; for local disk and S3 without Python.
+
+    Arrow reads with threads that may outlive a call, and one that holds a Python object when the
+    interpreter closes aborts the process.
+    """
+    fs, path = filesystem(uri)
+    if "file" in fs.protocol:
+        return arrow.LocalFileSystem(), path
+    if uri.startswith("s3://"):
+        return _arrow_s3(), path
+    return arrow.PyFileSystem(arrow.FSSpecHandler(fs)), path
+
+
+def _arrow_s3() -> arrow.S3FileSystem:
+    """S3 by the same environment variables that s3fs reads; credentials are found by Arrow."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    return arrow.S3FileSystem(endpoint_override=endpoint, region=region)
 
 
 def is_local(uri: str) -> bool:

@@ -182,10 +182,12 @@ def _read_shard(uri: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
     with storage.open_input(uri) as file:
         shard = pq.ParquetFile(file)
         for group in range(shard.num_row_groups):
-            ids = shard.read_row_group(group, columns=["object_id"])["object_id"].to_pylist()
+            ids = shard.read_row_group(group, ["object_id"], use_threads=False)[
+                "object_id"
+            ].to_pylist()
             hits = [(row, name) for row, name in enumerate(ids) if name in wanted]
             if hits:
-                table = shard.read_row_group(group, columns=["image"])
+                table = shard.read_row_group(group, ["image"], use_threads=False)
                 pixels = catalogue_rows.pixels(table["image"])
                 found |= {name: _unit_scale(pixels[row]) for row, name in hits}
     return found

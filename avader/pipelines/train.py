@@ -134,10 +134,8 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
 
 def _place(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:
     """Path and file system of Ray Train's storage below an output folder."""
-    filesystem, path = storage.filesystem(storage.join(out, "training"))
-    if storage.is_local(out):
-        return path, None
-    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(filesystem))
+    filesystem, path = storage.arrow_filesystem(storage.join(out, "training"))
+    return path, None if storage.is_local(out) else filesystem
 
 
 def _scaling(settings: TrainSettings) -> ScalingConfig:

@@ -1,7 +1,6 @@
 """`verify`: one line a check, of packed cutouts or a catalogue; no Ray."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,7 +11,7 @@ from avader.catalogue import checks, schema
 from avader.config import VerifySettings
 from avader.errors import InputError, VerificationError
 from avader.images.checks import Reason
-from avader.io import manifest, storage
+from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.progress import say
 
@@ -105,13 +104,13 @@ class Audit:
         data = self._read(path, str(part["sha256"]))
         if data is None:
             return
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(pa.BufferReader(data))
         if file.metadata.num_rows != part["rows"]:
             self.counts.append(f"{path}: {file.metadata.num_rows} rows, wanted {part['rows']}")
         self.schemas += [f"{path}: {fault}" for fault in self._schema_faults(file.schema_arrow)]
         wanted = checks.CHECKED_COLUMNS[self.held.kind]
         if set(wanted) <= set(file.schema_arrow.names):
-            self._check_rows(path, file.read(columns=list(wanted)))
+            self._check_rows(path, file.read(list(wanted), use_threads=False))
 
     def _schema_faults(self, found: pa.Schema) -> Iterator[str]:
         if self.first_schema is None:
@@ -138,7 +137,7 @@ class Audit:
         data = self._read(path, str(part["rejects_sha256"]))
         if data is None:
             return
-        table = pq.read_table(io.BytesIO(data))
+        table = shards.read_table(pa.BufferReader(data))
         if table.num_rows != part["rejects"]:
             self.counts.append(f"{path}: {table.num_rows} rejects, wanted {part['rejects']}")
         unknown = set(table["reason"].to_pylist()) - {reason.value for reason in Reason}
