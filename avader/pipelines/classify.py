@@ -5,6 +5,7 @@ model alone: the engine computes fixed tiles, posteriors are in float64 from the
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -20,9 +21,9 @@ from avader.images.checks import Reason
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
-from avader.pipelines.cluster import TORCH_DEVICE, cluster
+from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.progress import Progress, say
-from avader.pipelines.units import finish_units
+from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit
 
 Columns = dict[str, np.ndarray]
@@ -30,31 +31,17 @@ Columns = dict[str, np.ndarray]
 
 def run(settings: ClassifySettings) -> None:
     """Classify packed cutouts. Raises InputError for bad input before any work starts."""
-    out, data_uri = storage.absolute(settings.out), storage.absolute(settings.data)
-    data = manifest.read_manifest(data_uri, kind="cutouts")
+    data = manifest.read_manifest(storage.absolute(settings.data), kind="cutouts")
     model = read_model(storage.absolute(settings.model))
     differing = check_match(data, model, accepted=settings.accept_mismatch)
     plan = _plan(settings, data, model)
-    manifest.open_plan(out, plan)
-    if manifest.is_finished(out):
-        say(f"{settings.out} is finished already: nothing to do")
-        return
-    say(
-        f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
-        f"with model {model.digest[:12]}"
-    )
-    with cluster(settings, device=settings.device) as pool:
-        receipts = finish_units(
-            plan,
-            out,
-            make=lambda: ClassifyUnit(settings, data),
-            pool=pool,
-            progress=Progress("classified", data.totals["rows"]),
-        )
-    written = manifest.write_manifest(
-        out,
+    written = finish_folder(
         plan,
-        receipts,
+        settings,
+        opening=f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
+        f"with model {model.digest[:12]}",
+        prepare=lambda: partial(ClassifyUnit, settings, data),
+        progress=Progress("classified", data.totals["rows"]),
         facts=_facts(model),
         provenance=provenance(
             model=model.digest,
@@ -64,11 +51,13 @@ def run(settings: ClassifySettings) -> None:
             backend=f"torch {TORCH_DEVICE[settings.device]}",
             tile=settings.tile,
         ),
+        device=settings.device,
     )
-    say(
-        f"classified {written.totals['rows']:,} cutouts "
-        f"({written.totals['rejects']:,} rejects) into {settings.out}"
-    )
+    if written is not None:
+        say(
+            f"classified {written.totals['rows']:,} cutouts "
+            f"({written.totals['rejects']:,} rejects) into {settings.out}"
+        )
 
 
 def check_match(

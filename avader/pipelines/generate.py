@@ -5,6 +5,8 @@ A unit is a range of object numbers. Object i depends on the model, the seed and
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -13,49 +15,28 @@ from avader.catalogue import rows, schema
 from avader.catalogue.provenance import package_versions, provenance
 from avader.config import GenerateSettings
 from avader.errors import InputError
-from avader.io import manifest, shards, storage
+from avader.io import shards, storage
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION
-from avader.pipelines.cluster import TORCH_DEVICE, cluster
+from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.progress import Progress, say
-from avader.pipelines.units import finish_units
+from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit, ranges, unit_name
 
 
 def run(settings: GenerateSettings) -> None:
     """Draw a synthetic catalogue. Raises InputError for bad input before any work starts."""
-    out = storage.absolute(settings.out)
     model = read_model(storage.absolute(settings.model))
-    components = model.config["mixture"]["components"]
-    check_components(settings.components, components)
+    check_components(settings.components, model.config["mixture"]["components"])
     plan = _plan(settings, model)
-    manifest.open_plan(out, plan)
-    if manifest.is_finished(out):
-        say(f"{settings.out} is finished already: nothing to do")
-        return
-    say(
-        f"drawing {settings.count:,} objects in {len(plan.units):,} shards "
-        f"from model {model.digest[:12]}, seed {settings.seed}"
-    )
-    with cluster(settings, device=settings.device) as pool:
-        receipts = finish_units(
-            plan,
-            out,
-            make=lambda: GenerateUnit(settings),
-            pool=pool,
-            progress=Progress("drawn", settings.count),
-        )
-    network = model.config["network"]
-    manifest.write_manifest(
-        out,
+    written = finish_folder(
         plan,
-        receipts,
-        facts={
-            "shape": [network["bands"], network["size"], network["size"]],
-            "latent": network["latent"],
-            "components": components,
-            "pixels": "uint8, round(255 x) of the decoded image clipped to [0, 1]",
-        },
+        settings,
+        opening=f"drawing {settings.count:,} objects in {len(plan.units):,} shards "
+        f"from model {model.digest[:12]}, seed {settings.seed}",
+        prepare=lambda: partial(GenerateUnit, settings),
+        progress=Progress("drawn", settings.count),
+        facts=_facts(model),
         provenance=provenance(
             model=model.digest,
             seed=settings.seed,
@@ -64,8 +45,10 @@ def run(settings: GenerateSettings) -> None:
             backend=f"torch {TORCH_DEVICE[settings.device]}",
             tile=settings.tile,
         ),
+        device=settings.device,
     )
-    say(f"drew {settings.count:,} objects into {settings.out}")
+    if written is not None:
+        say(f"drew {written.totals['rows']:,} objects into {settings.out}")
 
 
 def check_components(wanted: Sequence[int], components: int) -> None:
@@ -95,6 +78,16 @@ def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:
             for number, (start, stop) in enumerate(ranges(settings.count, settings.rows_per_shard))
         ),
     )
+
+
+def _facts(model: ModelFiles) -> dict[str, Any]:
+    network = model.config["network"]
+    return {
+        "shape": [network["bands"], network["size"], network["size"]],
+        "latent": network["latent"],
+        "components": model.config["mixture"]["components"],
+        "pixels": "uint8, round(255 x) of the decoded image clipped to [0, 1]",
+    }
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """`pack`: cutouts of any source become shards of model-ready pixels with a manifest."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,11 @@ from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason
 from avader.images.cutouts import Cutout, output_bands, prepare
 from avader.images.decode import decode_image
-from avader.io import manifest, shards, storage
+from avader.io import shards, storage
 from avader.io.models import read_model
-from avader.pipelines.cluster import cluster
 from avader.pipelines.duplicates import Duplicates, find_duplicates
 from avader.pipelines.progress import Progress, say
-from avader.pipelines.units import finish_units
+from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit
 from avader.recipe import Preprocessing
 from avader.survey.sources import Columns, Source, open_source, read_unit
@@ -31,32 +30,32 @@ def run(settings: PackSettings) -> None:
     out, preprocessing = storage.absolute(settings.out), _preprocessing(settings)
     source = _open(settings)
     plan = _plan(settings, source, preprocessing)
-    manifest.open_plan(out, plan)
-    if manifest.is_finished(out):
-        say(f"{settings.out} is finished already: nothing to do")
-        return
-    say(f"packing {len(source.files):,} files as {len(plan.units):,} shards into {settings.out}")
     columns = schema.cutout_schema(
         tuple(plan.settings["shape"]),
         dtype=preprocessing.dtype,
         positions=source.has_positions,
         carried=source.carried,
     )
-    with cluster(settings) as pool:
+
+    def prepare() -> Callable[[], PackUnit]:
         worker = PackUnit(out, preprocessing, columns, find_duplicates(plan.units))
-        receipts = finish_units(
-            plan,
-            out,
-            make=lambda: worker,
-            pool=pool,
-            progress=Progress("packed", None, noun="cutouts"),
-        )
-    written = manifest.write_manifest(out, plan, receipts, provenance=provenance())
-    totals = written.totals
-    say(
-        f"packed {totals['rows']:,} cutouts of {totals['rows_in']:,} "
-        f"({totals['rejects']:,} rejects) into {settings.out}"
+        return lambda: worker
+
+    written = finish_folder(
+        plan,
+        settings,
+        opening=f"packing {len(source.files):,} files as {len(plan.units):,} shards "
+        f"into {settings.out}",
+        prepare=prepare,
+        progress=Progress("packed", None, noun="cutouts"),
+        provenance=provenance(),
     )
+    if written is not None:
+        totals = written.totals
+        say(
+            f"packed {totals['rows']:,} cutouts of {totals['rows_in']:,} "
+            f"({totals['rejects']:,} rejects) into {settings.out}"
+        )
 
 
 def _preprocessing(settings: PackSettings) -> Preprocessing:

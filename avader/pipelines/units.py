@@ -1,4 +1,4 @@
-"""Units of work on Ray Data: what is missing is done, then counted, then declared finished.
+"""A plan's units of work on Ray Data: what is missing is done, counted, then declared finished.
 
 A unit is one block. Its worker writes the unit's objects itself, so that rows never pass through
 the driver, and gives back a receipt. A killed run is repeated with the same command.
@@ -7,19 +7,50 @@ the driver, and gives back a receipt. A killed run is repeated with the same com
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import ray
 import ray.data
 
+from avader.config import InferenceSettings, PackSettings
 from avader.errors import InputError
-from avader.io import shards, storage
-from avader.pipelines.cluster import Pool
+from avader.io import manifest, shards, storage
+from avader.io.manifest import Manifest
+from avader.pipelines.cluster import Device, Pool, cluster
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
 from avader.plan import Plan, Receipt, Unit
 
 DoUnit = Callable[[Unit], Receipt]
+
+
+def finish_folder(
+    plan: Plan,
+    settings: PackSettings | InferenceSettings,
+    *,
+    opening: str,
+    prepare: Callable[[], Callable[[], DoUnit]],
+    progress: Progress,
+    provenance: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+    device: Device = "cpu",
+) -> Manifest | None:
+    """Do a plan into its output folder; the manifest, or None where it was finished before.
+
+    opening: the line said before work starts. prepare: called once Ray is there, gives the `make`
+    of finish_units. facts, provenance: for the manifest. Raises InputError where the folder is
+    another plan's.
+    """
+    out = storage.absolute(settings.out)
+    manifest.open_plan(out, plan)
+    if manifest.is_finished(out):
+        say(f"{settings.out} is finished already: nothing to do")
+        return None
+    say(opening)
+    with cluster(settings, device=device) as pool:
+        receipts = finish_units(plan, out, make=prepare(), pool=pool, progress=progress)
+    return manifest.write_manifest(out, plan, receipts, facts=facts, provenance=provenance)
 
 
 def finish_units(

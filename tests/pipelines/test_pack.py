@@ -132,7 +132,7 @@ def test_like_takes_the_models_preprocessing(ray_session, tmp_path):
 
 
 def test_a_finished_folder_needs_no_ray(catalogue, table, monkeypatch):
-    monkeypatch.setattr("avader.pipelines.pack.cluster", None)
+    monkeypatch.setattr("avader.pipelines.units.cluster", None)
     before = parts(Path(catalogue.manifest.uri))
     packed(table, catalogue.manifest.uri)
     assert parts(Path(catalogue.manifest.uri)) == before
@@ -150,7 +150,7 @@ def test_a_finished_folder_needs_no_ray(catalogue, table, monkeypatch):
 def test_bad_input_is_told_before_any_work(table, tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    monkeypatch.setattr("avader.pipelines.pack.cluster", None)
+    monkeypatch.setattr("avader.pipelines.units.cluster", None)
     with pytest.raises(InputError, match=message):
         packed(**({"source": table, "out": tmp_path / "out"} | change))
     assert not (tmp_path / "out").exists()
