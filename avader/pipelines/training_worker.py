@@ -1,13 +1,10 @@
 """What a worker of `train` does: images into memory, the loop, checkpoints, the model's files."""
 
-import csv
 import ctypes
-import io
 import logging
 import os
 import sys
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,9 +19,9 @@ from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
-from avader.model.schedule import at, total_epochs
+from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
-from avader.pipelines.progress import duration
+from avader.pipelines.sight import Teller
 from avader.recipe import Preprocessing, Recipe
 from avader.training.data import Pixels
 from avader.training.group import Group
@@ -33,8 +30,6 @@ from avader.training.state import TrainingState, fresh_state
 from avader.training.summary import summarise
 
 STATE_FILE = "state.pt"
-QUIET = 10.0
-"""Seconds between lines within a long epoch."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ def _train(given: WorkerTask, task: Task, notices: Notices) -> None:
     mean = float(pixels.mean(dtype=np.float64)) / full
     state = fresh_state(task.recipe, mean_pixel=mean, device=str(device))
     _restore(state)
-    teller = Teller(given, notices) if first else None
+    teller = Teller(task.recipe, len(pixels), given.out, notices) if first else None
     if teller is not None:
         teller.begin(state, pixels)
     watch = Watch(
@@ -147,7 +142,7 @@ def _restore(state: TrainingState) -> None:
         state.restore(storage.read_bytes(storage.join(folder, STATE_FILE)))
 
 
-def _epoch_done(state: TrainingState, given: WorkerTask, teller: "Teller | None") -> None:
+def _epoch_done(state: TrainingState, given: WorkerTask, teller: Teller | None) -> None:
     """After every epoch: metrics and a line by rank 0, and a checkpoint where one is due."""
     if teller is not None:
         teller.epoch(state)
@@ -161,67 +156,6 @@ def _epoch_done(state: TrainingState, given: WorkerTask, teller: "Teller | None"
     with tempfile.TemporaryDirectory() as folder:
         storage.write_bytes(storage.join(folder, STATE_FILE), state.to_bytes())
         ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder))
-
-
-class Teller:
-    """Rank 0's lines and its table of metrics."""
-
-    def __init__(self, given: WorkerTask, notices: Notices) -> None:
-        self.given, self.notices = given, notices
-        self.total = total_epochs(given.recipe.schedule)
-        self.began = self.said = time.monotonic()
-        self.first_epoch = 0
-
-    def begin(self, state: TrainingState, pixels: Pixels) -> None:
-        """Say what is in memory and where the training goes on."""
-        shape = " x ".join(map(str, pixels.shape))
-        self.notices.write(
-            f"  {shape} {pixels.dtype} images, {pixels.nbytes / 2**20:,.1f} MiB in every worker"
-        )
-        if state.epoch:
-            self.notices.write(f"  going on after epoch {state.epoch} of {self.total}")
-        self.first_epoch, self.began = state.epoch, time.monotonic()
-
-    def batch(self, state: TrainingState, images: int) -> None:
-        """Say how far a long epoch is."""
-        if time.monotonic() - self.said < QUIET:
-            return
-        self.said = time.monotonic()
-        name = at(self.given.recipe.schedule, state.epoch).phase.name
-        done, rows = state.epoch + 1, self.given.data.totals["rows"]
-        self.notices.write(f"  {name}, epoch {done} of {self.total}: {images:,} of {rows:,} images")
-
-    def epoch(self, state: TrainingState) -> None:
-        """Say an epoch's figures, and write the table anew."""
-        self.said = time.monotonic()
-        self.notices.write("  " + self.line(state))
-        table = storage.join(self.given.out, "training", "metrics.csv")
-        storage.write_bytes(table, metrics_csv(state))
-
-    def line(self, state: TrainingState) -> str:
-        """An epoch's figures as one line."""
-        row = state.history[-1]
-        mixture = at(self.given.recipe.schedule, state.epoch - 1).trains_mixture
-        kl = f"mixture KL {row['mixture_kl']:.2f}" if mixture else f"unit KL {row['unit_kl']:.2f}"
-        spent = time.monotonic() - self.began
-        left = spent / (state.epoch - self.first_epoch) * (self.total - state.epoch)
-        parts = [
-            f"{row['phase']}, epoch {state.epoch} of {self.total}: loss {row['loss']:.3f}",
-            f"reconstruction {row['reconstruction']:.3f}",
-            kl,
-            *([f"{row['effective_components']:.1f} components"] if mixture else []),
-            f"{row['images_per_second']:,.0f} images/s",
-        ]
-        return ", ".join(parts) + (f", {duration(left)} left" if state.epoch < self.total else "")
-
-
-def metrics_csv(state: TrainingState) -> bytes:
-    """The history as CSV text, a row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(state.history)
-    return text.getvalue().encode()
 
 
 def _write_model(state: TrainingState, given: WorkerTask, summary: dict[str, Any]) -> None:
