@@ -34,8 +34,8 @@ def initial_mixture(
     weights are above 0 and sum to 1. Raises InputError for fewer rows than components and for
     latents that are not finite.
     """
-    data = _checked(latents, components)
-    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    data = checked_latents(latents, components)
+    generator = generator_of(seed)
     with warnings.catch_warnings():
         # EM that stops at its last step, and fewer distinct latents than components, are both
         # usable: training goes on from what was found.
@@ -67,7 +67,7 @@ def widened(
 def _fit(data: Floats, components: int, floor: float, generator: np.random.RandomState) -> Fit:
     """One start: EM from a k-means partition of data (N, D)."""
     partition = KMeans(components, n_init=1, random_state=generator).fit(data)
-    weights, means, variances = _moments(data, partition.labels_, components)
+    weights, means, variances = moments(data, partition.labels_, components)
     fit = Fit(
         components,
         covariance_type="diag",
@@ -82,8 +82,8 @@ def _fit(data: Floats, components: int, floor: float, generator: np.random.Rando
     return fit.fit(data)
 
 
-def _moments(
-    data: Floats, labels: NDArray[np.int32], components: int
+def moments(
+    data: Floats, labels: NDArray[np.integer], components: int
 ) -> tuple[Floats, Floats, Floats]:
     """Weight, mean and variance of each cluster of data (N, D): (K,), (K, D), (K, D)."""
     member = (labels[:, None] == np.arange(components)).astype(np.float64)  # (N, K)
@@ -93,7 +93,13 @@ def _moments(
     return count / count.sum(), means, variances
 
 
-def _checked(latents: NDArray[np.floating], components: int) -> Floats:
+def generator_of(seed: int) -> np.random.RandomState:
+    """Random numbers in scikit-learn's own kind, a function of the seed: any integer from 0."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+
+
+def checked_latents(latents: NDArray[np.floating], components: int) -> Floats:
+    """Latents (N, D) as float64; InputError for fewer than K and for any that is not finite."""
     data = np.asarray(latents, dtype=np.float64)
     if len(data) < components:
         raise InputError(
