@@ -1,7 +1,8 @@
 """A mixture of diagonal Gaussians: density, likelihood, responsibilities, entropy.
 
 Legend: B points, K components, D latent dimensions. Everything stays in log space and in the
-dtype that comes in; catalogues use float64. Nothing here depends on the other points of a batch.
+dtype that comes in; catalogues use float64. Nothing here depends on the other points of a batch,
+but for batch_scaled_responsibilities, which belongs to training alone.
 """
 
 import math
@@ -45,6 +46,42 @@ def responsibilities(z: Tensor, mixture: GaussianMixture) -> Tensor:
     component still get probabilities.
     """
     return log_joint(z, mixture).softmax(-1)
+
+
+def closed_form_responsibilities(mean: Tensor, logvar: Tensor, mixture: GaussianMixture) -> Tensor:
+    """The g of least mixture KL for posteriors q = N(mean, diag exp(logvar)), both (B, D): (B, K).
+
+    g_c is proportional to pi_c exp(E_q log N(z; m_c, v_c)), and E_q log N is the log
+    density at the mean less half the sum of the posterior's variances over the component's.
+    """
+    trace = (logvar.exp().unsqueeze(1) / mixture.variances).sum(-1)  # (B, K)
+    return (log_joint(mean, mixture) - 0.5 * trace).softmax(-1)
+
+
+def integrated_responsibilities(mean: Tensor, logvar: Tensor, mixture: GaussianMixture) -> Tensor:
+    """p(c) of the mixture integrated over N(mean, diag exp(logvar)), both (B, D): (B, K).
+
+    softmax_c [log pi_c + log N(mean; m_c, v_c + exp(logvar))]: the convolution of two Gaussians
+    is the Gaussian whose variances are the sums.
+    """
+    variances = mixture.variances + logvar.exp().unsqueeze(1)  # (B, K, D)
+    squared = (mean.unsqueeze(1) - mixture.means).square() / variances
+    # D log 2 pi is the same for all components and falls out.
+    return (mixture.log_weights - 0.5 * (variances.log() + squared).sum(-1)).softmax(-1)
+
+
+def batch_scaled_responsibilities(
+    log_joint: Tensor, *, least: Tensor, greatest: Tensor, scale: float = 50.0
+) -> Tensor:
+    """softmax_c [-L (a - min a) / (max a - min a)] of a = -log_joint (B, K): (B, K).
+
+    least, greatest: min a and max a of the whole batch, scalars, reduced over all ranks by the
+    caller; scale: L. Where they are equal all components are equally likely. A row's result
+    depends on the other rows of its batch: for training only. Source: Cao et al. 2020 (s3VDC).
+    """
+    width = greatest - least
+    width = torch.where(width > 0, width, 1.0)  # of 0 the gradient would be infinite
+    return (-scale * (-log_joint - least) / width).softmax(-1)
 
 
 def entropy(g: Tensor) -> Tensor:

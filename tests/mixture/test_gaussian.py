@@ -3,14 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from scipy.special import logsumexp
+from scipy.integrate import trapezoid
+from scipy.special import logsumexp, softmax
 from scipy.stats import entropy as scipy_entropy
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from sklearn.mixture import GaussianMixture as SklearnMixture
 
 from avader.mixture.gaussian import (
     GaussianMixture,
+    batch_scaled_responsibilities,
+    closed_form_responsibilities,
     entropy,
+    integrated_responsibilities,
     log_density,
     log_joint,
     log_likelihood,
@@ -100,3 +104,80 @@ def test_gradients_flow_and_are_finite(mixture, z):
     parameters = GaussianMixture(*(part.clone().requires_grad_() for part in mixture))
     log_likelihood(torch.from_numpy(z), parameters).sum().backward()
     assert all(torch.isfinite(part.grad).all() for part in parameters)
+
+
+@pytest.fixture
+def posteriors() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(6)
+    return rng.normal(0, 3, (B, D)), rng.normal(-1, 1.5, (B, D))
+
+
+def test_closed_form_by_quadrature(arrays, mixture, posteriors):
+    """E_q log N is of a quadratic: three Gauss-Hermite nodes a dimension give it exactly."""
+    (weights, means, variances), (mean, logvar) = arrays, posteriors
+    nodes, shares = np.polynomial.hermite_e.hermegauss(3)
+    z = mean[..., None] + np.exp(logvar / 2)[..., None] * nodes  # (B, D, 3)
+    spread = np.sqrt(variances)[..., None]
+    log_n = norm.logpdf(z[:, None], means[..., None], spread)  # (B, K, D, 3)
+    expected = (log_n @ shares / shares.sum()).sum(-1) + np.log(weights)
+    g = closed_form_responsibilities(*map(torch.from_numpy, posteriors), mixture)
+    np.testing.assert_allclose(g, softmax(expected, axis=1), atol=1e-12)
+
+
+def test_closed_form_by_monte_carlo(arrays, mixture, posteriors):
+    (weights, means, variances), (mean, logvar) = arrays, posteriors
+    noise = np.random.default_rng(7).standard_normal((200_000, D))
+    z = mean[0] + np.exp(logvar[0] / 2) * noise
+    expected = scipy_log_density(z, means, variances).mean(0) + np.log(weights)
+    g = closed_form_responsibilities(*map(torch.from_numpy, posteriors), mixture)
+    np.testing.assert_allclose(g[0], softmax(expected), atol=0.01)
+
+
+def test_integrated_by_integration(arrays, mixture, posteriors):
+    """The integral of q(z) N(z; m, v) is a product of one-dimensional integrals."""
+    (weights, means, variances), (mean, logvar) = arrays, posteriors
+    expected = np.log(weights) + np.zeros((3, K))
+    z = np.linspace(-60, 60, 60_001)
+    for b, k, d in np.ndindex(3, K, D):
+        q = norm.pdf(z, mean[b, d], np.exp(logvar[b, d] / 2))
+        n = norm.pdf(z, means[k, d], np.sqrt(variances[k, d]))
+        expected[b, k] += np.log(trapezoid(q * n, z))
+    g = integrated_responsibilities(*map(torch.from_numpy, posteriors), mixture)
+    np.testing.assert_allclose(g[:3], softmax(expected, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(g.sum(-1), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [closed_form_responsibilities, integrated_responsibilities])
+def test_sharp_posteriors_give_the_exact_responsibilities(mixture, z, kind):
+    points = torch.from_numpy(z)
+    g = kind(points, torch.full_like(points, -80.0), mixture)
+    np.testing.assert_allclose(g, responsibilities(points, mixture), atol=1e-12)
+    assert kind(points.float(), torch.zeros_like(points).float(), mixture).isfinite().all()
+
+
+def test_batch_scaled_is_numpys(mixture, z):
+    joint = log_joint(torch.from_numpy(z), mixture)
+    a = -joint.numpy()
+    expected = softmax(-20.0 * (a - a.min()) / (a.max() - a.min()), axis=1)
+    least, greatest = (-joint).min(), (-joint).max()
+    g = batch_scaled_responsibilities(joint, least=least, greatest=greatest, scale=20.0)
+    np.testing.assert_allclose(g, expected, rtol=1e-12)
+    # Half a batch with the whole batch's extremes: as in the whole batch.
+    half = batch_scaled_responsibilities(joint[::2], least=least, greatest=greatest, scale=20.0)
+    assert torch.equal(half, g[::2])
+    # From the least to the greatest of a row lie at most L nats: 50 without being told.
+    whole = batch_scaled_responsibilities(joint, least=least, greatest=greatest)
+    logs = whole.log()
+    assert (logs.max(1).values - logs.min(1).values).max() <= 50 + 1e-9
+    np.testing.assert_allclose(
+        logs[0] - logs[0, 0], 50 * (a[0, 0] - a[0]) / (a.max() - a.min()), atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_batch_scaled_of_equal_terms_is_uniform(dtype):
+    joint = torch.full((4, K), -123.4, dtype=dtype, requires_grad=True)
+    g = batch_scaled_responsibilities(joint, least=(-joint).min(), greatest=(-joint).max())
+    np.testing.assert_allclose(g.detach(), 1 / K, rtol=1e-6)
+    g[:, 0].log().sum().backward()
+    assert joint.grad.isfinite().all()
