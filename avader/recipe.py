@@ -97,10 +97,28 @@ class Network(Section):
     """Odd kernel sizes of the encoder's blocks, px."""
     decoder_kernels: tuple[Kernel, ...] = (5, 5, 5)
     """Odd kernel sizes of the decoder's blocks, first to last, px."""
+    convolutions: int = Field(2, ge=1, le=8)
+    """Convolutions of a block, each with its activation."""
+    blocks: Literal["plain", "residual"] = "plain"
+    """residual: a convolution that keeps the number of maps adds to what it was given."""
+    normalisation: Literal["none", "group"] = "none"
+    """After every convolution: nothing, or group normalisation (8 maps a group, or fewer where
+    8 does not divide them), which is the same for any batch and any number of workers."""
+    reduction: Literal["max-pool", "stride"] = "max-pool"
+    """How an encoder's block halves the image: by max-pooling after its convolutions, or by
+    stride 2 in its first convolution (less work)."""
+    decoder: Literal["convolutional", "dense"] = "convolutional"
+    """dense: layers of decoder_widths from latents to pixels, without convolutions."""
+    decoder_widths: tuple[Positive, ...] = (512, 512)
+    """Widths of the hidden layers of a dense decoder."""
     slope: float = Field(0.1, ge=0, lt=1)
     """Slope of the leaky ReLU below 0."""
-    upsampling: Literal["half-pixel", "legacy"] = "half-pixel"
-    """Bilinear up-sampling: half-pixel centres (torch, Keras 3), or as TensorFlow 1 did it."""
+    upsampling: Literal["half-pixel", "legacy", "pixel-shuffle"] = "half-pixel"
+    """Bilinear up-sampling with half-pixel centres (torch, Keras 3) or as TensorFlow 1 did it;
+    or a convolution to four times the maps, laid out as four pixels."""
+    upsample: Literal["after", "before"] = "after"
+    """Whether a decoder's block doubles the image after its convolutions, as in the paper, or
+    before them."""
     output: Literal["relu", "sigmoid"] = "relu"
     """Last activation: relu for the squared error, sigmoid for the cross-entropy."""
 
@@ -126,8 +144,13 @@ PUBLISHED_NETWORK = Network(
 class Mixture(Section):
     """The Gaussian mixture over the latent space."""
 
-    components: Positive = 12
-    """K, components."""
+    components: Positive | Literal["auto"] = 12
+    """K, components; auto counts them by a Dirichlet-process mixture (paper, section 4.1)."""
+    most_components: int = Field(30, ge=2)
+    """Components that auto begins with; more than are needed."""
+    start: Literal["em", "graph"] = "em"
+    """The first mixture: k-means and EM, the likeliest of several starts (the paper's way); or
+    the least normalised cut of a graph of shared neighbours."""
     initial_rows: Positive = 20_000
     """Images of the sample from which the first mixture is made."""
     initial_starts: Positive = 5
@@ -137,6 +160,17 @@ class Mixture(Section):
     which a fit to the means has not seen. The paper's fit is without."""
     variance_floor: float = Field(1e-4, gt=0)
     """Least variance of a component along a latent dimension."""
+    responsibilities: Literal["sample", "mean", "bound"] = "sample"
+    """Where training takes g = p(c | z): at the sampled z (VaDE), at the encoder's mean (s3VDC),
+    or the g that makes the bound greatest, which has no sampling noise."""
+    scaled: float = Field(0.0, ge=0)
+    """L of s3VDC's responsibilities, scaled by the least and greatest log joint of the whole
+    batch (50 in the paper); 0: the exact ones. Training only."""
+    responsibility_gradient: bool = True
+    """Whether gradients flow through g."""
+    least_share: float = Field(0.0, ge=0, lt=1)
+    """A component whose mean responsibility over an epoch is below this share of 1/K starves: it
+    is made again as half of the largest one; 0 never does so."""
 
 
 class Schedule(Section):
@@ -156,6 +190,11 @@ class Schedule(Section):
     """Power of the annealing polynomial."""
     kl_weight: float = Field(0.3, gt=0)
     """Factor on the mixture KL throughout (paper, section 4.1)."""
+    pseudo_labels: float = Field(0.0, ge=0)
+    """Factor on the cross-entropy towards the partition that began the mixture, in the first
+    epochs that train it: not the paper's."""
+    pseudo_label_epochs: Positive = 1
+    """Epochs of that term."""
 
 
 class Optimiser(Section):
@@ -173,6 +212,44 @@ class Optimiser(Section):
     """Gradient values are clipped at this once the mixture trains."""
     l2: float = Field(0.01, ge=0)
     """Factor on the sum of squares of weights and biases, added once per batch."""
+    max_skipped: int = Field(10, ge=0)
+    """Batches of an epoch whose loss or gradient may be non-finite: they are skipped and counted;
+    one more stops the training."""
+
+
+class Views(Section):
+    """Random views of an image, for the contrast: how far each may be moved from what it was.
+
+    An affine map about the centre, drawn anew for every view. A flip, where the recipe flips,
+    comes first and each view has its own.
+    """
+
+    rotation: float = Field(0.0, ge=0, le=180)
+    """Greatest rotation either way, degrees."""
+    scale: float = Field(0.0, ge=0, lt=1)
+    """Greatest change of scale either way, a fraction."""
+    shear: float = Field(0.0, ge=0, lt=1)
+    """Greatest shear either way, a fraction."""
+    shift: float = Field(0.0, ge=0)
+    """Greatest shift along each axis either way, px."""
+    gain: float = Field(0.0, ge=0, lt=1)
+    """Greatest change of brightness either way, a fraction."""
+
+
+class Contrast(Section):
+    """Two views of an image are drawn together and apart from others' (InfoNCE; no label)."""
+
+    weight: float = Field(0.0, ge=0)
+    """Factor on the term; 0 leaves it out, and an image is seen as one view."""
+    temperature: float = Field(0.2, gt=0)
+    """Temperature of the cosine similarities."""
+    projection: int = Field(0, ge=0)
+    """Width of a small network from latents to what is compared, left out of the model: so the
+    latents may keep what views differ in; 0 compares the latents themselves."""
+    fades: bool = False
+    """Whether the term ends with the gamma phase."""
+    views: Views = Views()
+    """The views."""
 
 
 class Recipe(Section):
@@ -188,12 +265,25 @@ class Recipe(Section):
     """Adam, batch, decay, clipping, L2."""
     loss: Literal["mse", "cross-entropy"] = "mse"
     """Reconstruction error, summed over bands and pixels, averaged over the batch."""
+    outside_weight: float = Field(1.0, ge=0, le=1)
+    """Weight of the reconstruction outside the central source, for images packed with
+    preprocessing.source_mask; 1 weighs all pixels alike."""
+    contrast: Contrast = Contrast()
+    """The contrast between views: not the paper's."""
+    agreement: float = Field(0.0, ge=0)
+    """Factor on the mutual information between two views' responsibilities, which rises where
+    views agree and all components are used; only where classes are about equally large."""
     flips: bool = True
     """Random horizontal and vertical flips at every read."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of weights, data order, flips and sampling."""
+    held_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the images, chosen by the seed, that are not trained on but measured after every
+    epoch."""
     checkpoint_epochs: Positive = 1
     """Epochs between checkpoints."""
+    checkpoint_steps: int = Field(0, ge=0)
+    """Batches between further checkpoints within an epoch; 0 makes none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network in training: float32, or bfloat16 autocast."""
 
@@ -204,3 +294,11 @@ class Recipe(Section):
                 f"loss: cross-entropy wants network.output = sigmoid, got {self.network.output}"
             )
         return self
+
+    @property
+    def components(self) -> int:
+        """K, or the most that `auto` begins with."""
+        mixture = self.mixture
+        if mixture.components == "auto":
+            return mixture.most_components
+        return mixture.components

@@ -4,11 +4,17 @@ Legend: B images, C bands, H W pixels, D latent dimensions, F filters of the inn
 h w its pixels. Convolutions have stride 1 and keep the size; flatten order is F, h, w.
 """
 
+import itertools
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from avader.recipe import Network
+
+GROUP = 8
+"""Maps that are normalised together, where that divides their number."""
 
 
 class LegacyUpsample(nn.Module):
@@ -30,27 +36,71 @@ class LegacyUpsample(nn.Module):
         return x[..., :-1, :-1]
 
 
-def upsample(network: Network) -> nn.Module:
+def convolution(channels: int, filters: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    """A convolution that keeps the size, or halves it with stride 2: zeros beyond the edges."""
+    return nn.Conv2d(channels, filters, kernel, padding=kernel // 2, stride=stride)
+
+
+class Residual(nn.Module):
+    """A step that keeps its input's shape and adds to it."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, h, w) -> (B, F, h, w)."""
+        return x + self.step(x)
+
+
+def step(
+    network: Network, convolved: list[nn.Module], *, filters: int, keeps: bool
+) -> list[nn.Module]:
+    """Convolution, normalisation and leaky ReLU; `keeps`: the input has the output's shape."""
+    parts = [*convolved]
+    if network.normalisation == "group":
+        parts.append(nn.GroupNorm(filters // math.gcd(filters, GROUP), filters))
+    parts.append(nn.LeakyReLU(network.slope))
+    return [Residual(nn.Sequential(*parts))] if keeps and network.blocks == "residual" else parts
+
+
+def down_block(network: Network, channels: int, filters: int, kernel: int) -> nn.Module:
+    """An encoder's block: (B, channels, h, w) -> (B, filters, h / 2, w / 2)."""
+    parts: list[nn.Module] = []
+    for number in range(network.convolutions):
+        stride = 2 if network.reduction == "stride" and number == 0 else 1
+        taken = filters if number else channels
+        keeps = taken == filters and stride == 1
+        convolved: list[nn.Module] = [convolution(taken, filters, kernel, stride)]
+        parts += step(network, convolved, filters=filters, keeps=keeps)
+    if network.reduction == "max-pool":
+        parts.append(nn.MaxPool2d(2))
+    return nn.Sequential(*parts)
+
+
+def up_block(network: Network, channels: int, filters: int, kernel: int) -> nn.Module:
+    """A decoder's block: (B, channels, h, w) -> (B, filters, 2h, 2w)."""
+    shuffles = network.upsampling == "pixel-shuffle"
+    doubling = 0 if network.upsample == "before" else network.convolutions - 1
+    parts: list[nn.Module] = []
+    for number in range(network.convolutions):
+        taken = filters if number else channels
+        if shuffles and number == doubling:
+            convolved = [convolution(taken, 4 * filters, kernel), nn.PixelShuffle(2)]
+        else:
+            convolved = [convolution(taken, filters, kernel)]
+        keeps = taken == filters and len(convolved) == 1
+        parts += step(network, convolved, filters=filters, keeps=keeps)
+    if not shuffles:
+        parts.insert(0 if network.upsample == "before" else len(parts), bilinear(network))
+    return nn.Sequential(*parts)
+
+
+def bilinear(network: Network) -> nn.Module:
     """The network's bilinear up-sampling by 2; half-pixel is torch's and Keras 3's kind."""
     if network.upsampling == "legacy":
         return LegacyUpsample()
     return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-
-
-def convolution(channels: int, filters: int, kernel: int) -> nn.Conv2d:
-    """A convolution that keeps the size: zeros beyond the edges."""
-    return nn.Conv2d(channels, filters, kernel, padding=kernel // 2)
-
-
-def block(channels: int, filters: int, kernel: int, *, slope: float, last: nn.Module) -> nn.Module:
-    """Twice convolution and leaky ReLU, then pooling or up-sampling."""
-    return nn.Sequential(
-        convolution(channels, filters, kernel),
-        nn.LeakyReLU(slope),
-        convolution(filters, filters, kernel),
-        nn.LeakyReLU(slope),
-        last,
-    )
 
 
 def inner_shape(network: Network) -> tuple[int, int, int]:
@@ -65,6 +115,11 @@ def inner_features(network: Network) -> int:
     return filters * height * width
 
 
+def output_activation(network: Network) -> nn.Module:
+    """The last activation."""
+    return nn.ReLU() if network.output == "relu" else nn.Sigmoid()
+
+
 class Encoder(nn.Module):
     """Images (B, C, H, W) -> mean (B, D) and log variance (B, D) of q(z | x)."""
 
@@ -73,7 +128,7 @@ class Encoder(nn.Module):
         channels = (network.bands, *network.filters)
         self.blocks = nn.Sequential(
             *(
-                block(*sizes, slope=network.slope, last=nn.MaxPool2d(2))
+                down_block(network, *sizes)
                 for sizes in zip(channels, network.filters, network.kernels, strict=False)
             )
         )
@@ -98,18 +153,43 @@ class Decoder(nn.Module):
         channels = (filters[0], *filters)
         self.blocks = nn.Sequential(
             *(
-                block(*sizes, slope=network.slope, last=upsample(network))
+                up_block(network, *sizes)
                 for sizes in zip(channels, filters, network.decoder_kernels, strict=False)
             )
         )
-        self.output = convolution(filters[-1], network.bands, 3)
-        self.last = nn.ReLU() if network.output == "relu" else nn.Sigmoid()
+        self.output: nn.Conv2d | nn.Linear = convolution(filters[-1], network.bands, 3)
+        self.last = output_activation(network)
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, D) -> (B, C, H, W)."""
         x = self.activation(self.dense(z)).unflatten(1, self.inner)
         image: Tensor = self.last(self.output(self.blocks(x)))
         return image
+
+
+class DenseDecoder(nn.Module):
+    """Latents (B, D) -> images (B, C, H, W) by layers without convolutions."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.image_shape = (network.bands, network.size, network.size)
+        widths = (network.latent, *network.decoder_widths)
+        layers: list[nn.Module] = []
+        for taken, given in itertools.pairwise(widths):
+            layers += [nn.Linear(taken, given), nn.LeakyReLU(network.slope)]
+        self.layers = nn.Sequential(*layers)
+        self.output: nn.Conv2d | nn.Linear = nn.Linear(widths[-1], math.prod(self.image_shape))
+        self.last = output_activation(network)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, D) -> (B, C, H, W)."""
+        image: Tensor = self.last(self.output(self.layers(z)))
+        return image.view(-1, *self.image_shape)
+
+
+def decoder(network: Network) -> Decoder | DenseDecoder:
+    """The network's decoder."""
+    return DenseDecoder(network) if network.decoder == "dense" else Decoder(network)
 
 
 def initialise(module: nn.Module) -> None:

@@ -40,12 +40,16 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Factors on the loss terms in one epoch; the reconstruction's is always 1."""
+    """Factors on the loss terms in one epoch; the reconstruction's is always 1.
+
+    pseudo_labels: on the cross-entropy towards the partition that began the mixture.
+    """
 
     phase: Phase
     unit_kl: float
     mixture_kl: float
     trains_mixture: bool
+    pseudo_labels: float = 0.0
 
 
 def phases(schedule: Schedule) -> tuple[Phase, ...]:
@@ -74,7 +78,14 @@ def at(schedule: Schedule, epoch: int) -> Weights:
         raise ValueError(f"epoch: wanted 0 to {total_epochs(schedule) - 1}, got {epoch}")
     if phase.kind == "gamma":
         return Weights(phase, schedule.gamma, 0.0, False)
-    return Weights(phase, 0.0, _annealing(schedule, phase, epoch) * schedule.kl_weight, True)
+    labelled = epoch < schedule.gamma_epochs + schedule.pseudo_label_epochs
+    return Weights(
+        phase,
+        unit_kl=0.0,
+        mixture_kl=_annealing(schedule, phase, epoch) * schedule.kl_weight,
+        trains_mixture=True,
+        pseudo_labels=schedule.pseudo_labels if labelled else 0.0,
+    )
 
 
 def learning_rate(optimiser: Optimiser, epoch: int, total: int) -> float:

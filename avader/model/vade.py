@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avader.errors import InputError
 from avader.mixture.gaussian import GaussianMixture
-from avader.model.networks import Decoder, Encoder, initialise
+from avader.model.networks import Encoder, decoder, initialise
 from avader.recipe import Network
 
 # Least weight of a component, and least excess of a variance over its floor (in floors), that
@@ -32,18 +32,39 @@ class VaDE(nn.Module):
     v = variance_floor + exp, so that a component at the floor still has a gradient.
     """
 
+    mixture_logits: nn.Parameter
+    mixture_means: nn.Parameter
+    mixture_log_variances: nn.Parameter
+
     def __init__(self, network: Network, *, components: int, variance_floor: float) -> None:
         super().__init__()
         self.network = network
-        self.components = components
         self.variance_floor = variance_floor
         self.encoder = Encoder(network)
-        self.decoder = Decoder(network)
-        shape = (components, network.latent)
-        self.mixture_logits = nn.Parameter(torch.zeros(components, dtype=torch.float64))
-        self.mixture_means = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
-        self.mixture_log_variances = nn.Parameter(torch.zeros(shape, dtype=torch.float64))
+        self.decoder = decoder(network)
+        self.set_components(components)
         self.apply(initialise)
+
+    def set_components(self, components: int) -> None:
+        """Give the mixture K components, unit Gaussians of equal weight, as new parameters."""
+        self.components = components
+        device = self.encoder.heads.weight.device
+        shape = (components, self.network.latent)
+        for name, size in (
+            ("mixture_logits", shape[:1]),
+            ("mixture_means", shape),
+            ("mixture_log_variances", shape),
+        ):
+            values = torch.zeros(size, dtype=torch.float64, device=device)
+            setattr(self, name, nn.Parameter(values))
+
+    def mixture_parameters(self) -> list[nn.Parameter]:
+        """The mixture's own parameters: logits, means, log variances."""
+        return [self.mixture_logits, self.mixture_means, self.mixture_log_variances]
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """All other parameters."""
+        return [*self.encoder.parameters(), *self.decoder.parameters()]
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) in [0, 1] -> mean (B, D) and log variance (B, D) of q(z | x)."""

@@ -9,7 +9,6 @@ from avader.model.schedule import at, total_epochs
 from avader.pipelines.board import Notices
 from avader.pipelines.progress import duration
 from avader.recipe import Recipe
-from avader.training.data import Pixels
 from avader.training.state import TrainingState
 
 QUIET = 10.0
@@ -25,24 +24,22 @@ class Teller:
         self.began = self.said = time.monotonic()
         self.first_epoch = 0
 
-    def begin(self, state: TrainingState, pixels: Pixels) -> None:
-        """Say what is in memory and where the training goes on."""
-        shape = " x ".join(map(str, pixels.shape))
-        self.notices.write(
-            f"  {shape} {pixels.dtype} images, {pixels.nbytes / 2**20:,.1f} MiB in every worker"
-        )
-        if state.epoch:
-            self.notices.write(f"  going on after epoch {state.epoch} of {self.total}")
+    def begin(self, state: TrainingState, images: str) -> None:
+        """Say where the images are (a line) and where the training goes on."""
+        self.notices.write(f"  {images}")
+        if state.epoch or state.progress is not None:
+            within = f", batch {state.progress.batches}" if state.progress is not None else ""
+            self.notices.write(f"  going on after epoch {state.epoch} of {self.total}{within}")
         self.first_epoch, self.began = state.epoch, time.monotonic()
 
-    def batch(self, state: TrainingState, images: int) -> None:
+    def batch(self, state: TrainingState) -> None:
         """Say how far a long epoch is."""
-        if time.monotonic() - self.said < QUIET:
+        if time.monotonic() - self.said < QUIET or state.progress is None:
             return
         self.said = time.monotonic()
         name = at(self.recipe.schedule, state.epoch).phase.name
         of = f"{name}, epoch {state.epoch + 1} of {self.total}"
-        self.notices.write(f"  {of}: {images:,} of {self.rows:,} images")
+        self.notices.write(f"  {of}: {state.progress.images:,} of {self.rows:,} images")
 
     def epoch(self, state: TrainingState) -> None:
         """Say an epoch's figures, and write the table anew."""

@@ -36,7 +36,7 @@ KEEP = 2
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 # Settings of a recipe that change no number of the model.
-ASIDE = {"checkpoint_epochs"}
+ASIDE = {"checkpoint_epochs", "checkpoint_steps"}
 
 
 def run(settings: TrainSettings) -> None:
@@ -88,10 +88,17 @@ def check(recipe: Recipe, cutouts: Manifest) -> None:
             f"height x width), {uri} holds {bands} x {height} x {width}; set --network.bands and "
             "--network.size, or pack with --preprocessing.bands and --preprocessing.size"
         )
-    if recipe.mixture.components > rows:
+    training = rows - round(rows * recipe.held_out)
+    if recipe.components > training:
         raise InputError(
-            f"wanted at most one component per image, got {recipe.mixture.components} components "
-            f"and {rows} images in {uri}; lower --mixture.components or pack more"
+            f"wanted at most one component per image, got {recipe.components} components "
+            f"and {training} images in {uri}; lower --mixture.components or pack more"
+        )
+    masked = cutouts.settings["preprocessing"].get("source_mask", False)
+    if recipe.outside_weight < 1 and not masked:
+        raise InputError(
+            f"--outside-weight {recipe.outside_weight} wants source masks, {uri} has none; pack "
+            "with --preprocessing.source-mask, or train with --outside-weight 1"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray.train
 import ray.train.torch
 import torch
@@ -23,11 +24,12 @@ from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
 from avader.pipelines.sight import Teller
 from avader.recipe import Preprocessing, Recipe
-from avader.training.data import Pixels
+from avader.training.data import Masks, MemoryImages, Pixels, held_out_rows
 from avader.training.group import Group
-from avader.training.loop import Task, Watch, train
+from avader.training.loop import Watch, train
 from avader.training.state import TrainingState, fresh_state
 from avader.training.summary import summarise
+from avader.training.task import Task
 
 STATE_FILE = "state.pt"
 
@@ -55,47 +57,69 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
     tune_process()
-    pixels, problem = _load(given.data)
+    images, problem = _load(given)
     # One rank's bad input is all ranks' end: the others would wait for it in the first sum.
     problems = [text for text in group.gather(problem) if text]
-    if problems or pixels is None:
+    if problems or images is None:
         if group.is_first:
             notices.fail(problems[0])
         return
     try:
-        _train(given, Task(given.recipe, pixels, group), notices)
+        _train(given, Task(given.recipe, images, group), notices)
     except TrainingError as error:  # every rank sees the same sums, so every rank ends
         if group.is_first:
             notices.fail(str(error))
 
 
-def _load(data: Manifest) -> tuple[Pixels | None, str]:
+def _load(given: WorkerTask) -> tuple[MemoryImages | None, str]:
     """The images, or what is wrong with them."""
     try:
-        return load_pixels(data), ""
+        return load_images(given.data, given.recipe), ""
     except InputError as error:
         return None, str(error)
 
 
-def load_pixels(data: Manifest) -> Pixels:
-    """All images of packed cutouts, (N, C, H, W) as stored, part by part into one array."""
-    rows = data.totals["rows"]
+def load_images(data: Manifest, recipe: Recipe) -> MemoryImages:
+    """All images of packed cutouts as stored, (N, C, H, W), with masks where the recipe asks."""
+    rows, masked = data.totals["rows"], recipe.outside_weight < 1
     pixels: Pixels | None = None
+    masks: Masks | None = None
     filled = 0
     for path in data.paths:
-        column = shards.read_part(data.uri, path, ["image"])["image"]
-        for chunk in column.chunks:
-            images = chunk.to_numpy_ndarray()
-            if pixels is None:
-                pixels = np.empty((rows, *images.shape[1:]), images.dtype)
-            pixels[filled : filled + len(images)] = images
-            filled += len(images)
+        table = shards.read_part(data.uri, path, ["image", *(["source_mask"] if masked else [])])
+        images, bits = part_images(table)
+        if pixels is None:
+            pixels = np.empty((rows, *images.shape[1:]), images.dtype)
+            masks = None if bits is None else np.empty((rows, bits.shape[1]), np.uint8)
+        pixels[filled : filled + len(images)] = images
+        if masks is not None and bits is not None:
+            masks[filled : filled + len(images)] = bits
+        filled += len(images)
     if pixels is None or filled != rows:
         raise InputError(
             f"wanted {rows:,} images in {storage.public_uri(data.uri)}, got {filled:,}; the folder "
             "was changed after it was packed: run `avader verify`, then pack again"
         )
-    return pixels
+    held_out = held_out_rows(rows, share=recipe.held_out, seed=recipe.seed)
+    return MemoryImages(pixels, masks, held_out=held_out)
+
+
+def part_images(table: pa.Table) -> tuple[Pixels, Masks | None]:
+    """Pixels (B, C, H, W) and packed masks (B, H W / 8), where there are any, of a shard's rows.
+
+    Raises InputError for pixels that are not finite.
+    """
+    pixels: Pixels = np.concatenate([chunk.to_numpy_ndarray() for chunk in table["image"].chunks])
+    if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
+        bad = int((~np.isfinite(pixels)).any(axis=(1, 2, 3)).sum())
+        raise InputError(
+            f"wanted finite pixels, got {bad} images of {len(pixels)} in a shard that are not; "
+            "run `avader verify`, then pack again"
+        )
+    if "source_mask" not in table.column_names:
+        return pixels, None
+    flat = table["source_mask"].combine_chunks().flatten().to_numpy()
+    return pixels, flat.reshape(len(pixels), -1)
 
 
 def tune_process() -> None:
@@ -114,18 +138,17 @@ def tune_process() -> None:
 
 def _train(given: WorkerTask, task: Task, notices: Notices) -> None:
     """Go on from the last checkpoint, or begin, and train to the end; rank 0 writes the model."""
-    pixels, first = task.pixels, task.group.is_first
+    images, first = task.images, task.group.is_first
     device = ray.train.torch.get_device()
-    full = 255.0 if pixels.dtype == np.uint8 else 1.0
-    mean = float(pixels.mean(dtype=np.float64)) / full
-    state = fresh_state(task.recipe, mean_pixel=mean, device=str(device))
+    state = fresh_state(task.recipe, mean_pixel=images.mean_pixel, device=str(device))
     _restore(state)
-    teller = Teller(task.recipe, len(pixels), given.out, notices) if first else None
+    teller = Teller(task.recipe, len(images.training_rows), given.out, notices) if first else None
     if teller is not None:
-        teller.begin(state, pixels)
+        teller.begin(state, images.line)
     watch = Watch(
         epoch=lambda state: _epoch_done(state, given, teller),
-        batch=teller.batch if teller is not None else lambda state, images: None,
+        batch=lambda state: _batch_done(state, given, teller),
+        say=notices.write if first else lambda line: None,
     )
     train(state, task, watch)
     summary = summarise(state, task)
@@ -147,10 +170,23 @@ def _epoch_done(state: TrainingState, given: WorkerTask, teller: Teller | None) 
     if teller is not None:
         teller.epoch(state)
     last = state.epoch == total_epochs(given.recipe.schedule)
-    if state.epoch % given.recipe.checkpoint_epochs and not last:
-        return
-    metrics = dict(state.history[-1])
-    if teller is None:
+    if last or state.epoch % given.recipe.checkpoint_epochs == 0:
+        _checkpoint(state, is_first=teller is not None)
+
+
+def _batch_done(state: TrainingState, given: WorkerTask, teller: Teller | None) -> None:
+    """After every batch: a line now and then by rank 0, and a checkpoint where one is due."""
+    if teller is not None:
+        teller.batch(state)
+    every = given.recipe.checkpoint_steps
+    if every and state.progress is not None and state.progress.batches % every == 0:
+        _checkpoint(state, is_first=teller is not None)
+
+
+def _checkpoint(state: TrainingState, *, is_first: bool) -> None:
+    """Write a checkpoint (rank 0); every rank calls it."""
+    metrics = dict(state.history[-1]) if state.history else {}
+    if not is_first:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""The images of a training in memory, and which of them each batch and rank takes.
+"""The images of a training, and which of them each batch and rank takes.
 
 Legend: N rows, B rows of a batch, C bands, H W pixels.
 """
@@ -6,26 +6,131 @@ Legend: N rows, B rows of a batch, C bands, H W pixels.
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avader.training.noise import Purpose, Rows, flips, permutation
+from avader.training.noise import Purpose, Rows, permutation
 
 Pixels = NDArray[np.uint8] | NDArray[np.float16]
+Masks = NDArray[np.uint8]
+"""Packed bits (B, H W / 8) of source masks, as numpy.packbits makes them row by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
     """What one rank takes of a global batch.
 
-    rows: its row numbers; batch: rows of the whole batch, over all ranks.
+    rows: its row numbers, in the whole data set; start: where they begin in the batch; batch: rows
+    of the whole batch, over all ranks.
     """
 
     rows: Rows
+    start: int
     batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A share with its images: pixels (B, C, H, W), masks (B, H W / 8) where there are any."""
+
+    share: Share
+    pixels: Pixels
+    masks: Masks | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """The order of an epoch: which rows a rank takes from batch to batch.
+
+    batch: rows of a global batch at most; skip: batches that are done already.
+    """
+
+    seed: int
+    epoch: int
+    batch: int
+    rank: int = 0
+    world: int = 1
+    skip: int = 0
+
+
+class Images(Protocol):
+    """Where a training gets its images from."""
+
+    @property
+    def rows(self) -> int:
+        """Images in all, held out or not."""
+
+    @property
+    def training_rows(self) -> Rows:
+        """Numbers of the images to train on."""
+
+    @property
+    def held_out_rows(self) -> Rows:
+        """Numbers of the images held out."""
+
+    @property
+    def mean_pixel(self) -> float:
+        """Mean of all pixels, in [0, 1]."""
+
+    @property
+    def line(self) -> str:
+        """Where the images are, for people."""
+
+    def parts(self, order: Sequence) -> Iterator[Part]:
+        """An epoch's shares of a rank, in order."""
+
+    def some(self, rows: Rows, at_once: int) -> Iterator[Part]:
+        """These rows, sorted, `at_once` at a time, for one rank alone."""
+
+
+class MemoryImages:
+    """Images held in memory as they are stored."""
+
+    def __init__(
+        self, pixels: Pixels, masks: Masks | None = None, *, held_out: Rows | None = None
+    ) -> None:
+        """held_out: rows set aside. pixels (N, C, H, W), masks (N, H W / 8)."""
+        self.pixels, self.masks = pixels, masks
+        self.rows = len(pixels)
+        self.held_out_rows = np.zeros(0, np.int64) if held_out is None else np.sort(held_out)
+        self.training_rows = np.setdiff1d(np.arange(self.rows), self.held_out_rows)
+
+    @property
+    def mean_pixel(self) -> float:
+        """Mean of all pixels, in [0, 1]."""
+        full = 255.0 if self.pixels.dtype == np.uint8 else 1.0
+        return float(self.pixels.mean(dtype=np.float64)) / full
+
+    @property
+    def line(self) -> str:
+        """Where the images are, for people."""
+        shape = " x ".join(map(str, self.pixels.shape))
+        size = self.pixels.nbytes / 2**20
+        return f"{shape} {self.pixels.dtype} images, {size:,.1f} MiB in every worker"
+
+    def parts(self, order: Sequence) -> Iterator[Part]:
+        """An epoch's shares of a rank, in order."""
+        for share in shares(self.training_rows, order):
+            yield self._part(share)
+
+    def some(self, rows: Rows, at_once: int) -> Iterator[Part]:
+        """These rows, `at_once` at a time, for one rank alone."""
+        for part in np.array_split(rows, max(1, -(-len(rows) // at_once))):
+            yield self._part(Share(part, 0, len(part)))
+
+    def _part(self, share: Share) -> Part:
+        masks = None if self.masks is None else self.masks[share.rows]
+        return Part(share, self.pixels[share.rows], masks)
+
+
+def held_out_rows(count: int, *, share: float, seed: int) -> Rows:
+    """Rows that are set aside: this share of `count`, chosen by the seed, sorted."""
+    order = permutation(seed, Purpose.HELD_OUT, 0, count)
+    return np.sort(order[: round(count * share)])
 
 
 def near_equal(count: int, parts: int) -> list[tuple[int, int]]:
@@ -34,19 +139,18 @@ def near_equal(count: int, parts: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def shares(
-    rows: int, *, batch: int, seed: int, epoch: int, rank: int, world: int
-) -> Iterator[Share]:
-    """A rank's share of every global batch of an epoch.
+def shares(rows: Rows, order: Sequence) -> Iterator[Share]:
+    """A rank's share of every global batch of an epoch over these rows.
 
     The epoch's order is a permutation of all rows under (seed, epoch), cut into the fewest batches
     of at most `batch` rows whose sizes differ by at most 1: every row once, none dropped, and no
     small last batch. Each batch is cut among the ranks in the same way; a share may be empty.
     """
-    order = permutation(seed, Purpose.ORDER, epoch, rows)
-    for start, stop in near_equal(rows, -(-rows // batch)):
-        first, last = near_equal(stop - start, world)[rank]
-        yield Share(order[start + first : start + last], stop - start)
+    shuffled = rows[permutation(order.seed, Purpose.ORDER, order.epoch, len(rows))]
+    edges = near_equal(len(rows), -(-len(rows) // order.batch))
+    for start, stop in edges[order.skip :]:
+        first, last = near_equal(stop - start, order.world)[order.rank]
+        yield Share(shuffled[start + first : start + last], first, stop - start)
 
 
 def as_images(pixels: Pixels, device: torch.device | str = "cpu") -> Tensor:
@@ -55,14 +159,8 @@ def as_images(pixels: Pixels, device: torch.device | str = "cpu") -> Tensor:
     return images / 255.0 if pixels.dtype == np.uint8 else images
 
 
-def flipped(images: Tensor, which: NDArray[np.bool_]) -> Tensor:
-    """Images (B, C, H, W), those that `which` (B, 2) says flipped along W and along H."""
-    for column, axis in ((0, -1), (1, -2)):
-        chosen = torch.from_numpy(which[:, column]).to(images.device)[:, None, None, None]
-        images = torch.where(chosen, images.flip(axis), images)
-    return images
-
-
-def augmented(images: Tensor, *, seed: int, epoch: int, rows: Rows) -> Tensor:
-    """Images (B, C, H, W) of these rows with the flips that the epoch gives them."""
-    return flipped(images, flips(seed, epoch, rows))
+def as_masks(masks: Masks, shape: tuple[int, int], device: torch.device | str = "cpu") -> Tensor:
+    """Packed masks (B, H W / 8) as booleans (B, 1, H, W) on a device."""
+    height, width = shape
+    bits = np.unpackbits(masks, axis=1, count=height * width).view(np.bool_)
+    return torch.from_numpy(bits.reshape(-1, 1, height, width)).to(device)

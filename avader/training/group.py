@@ -35,6 +35,16 @@ class Group:
             for tensor, total in zip(alike, torch.split(flat, sizes), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
+    def extremes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Least and greatest of all ranks' values, scalars; a rank's own may be empty."""
+        far = torch.finfo(values.dtype).max
+        least = values.min() if values.numel() else values.new_tensor(far)
+        greatest = values.max() if values.numel() else values.new_tensor(-far)
+        both = torch.stack([-least, greatest])
+        if self.world > 1:
+            distributed.all_reduce(both, op=distributed.ReduceOp.MAX)
+        return -both[0], both[1]
+
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on every rank; the others' is ignored."""
         if self.world == 1:

@@ -34,6 +34,12 @@ class Purpose(IntEnum):
     FLIP = 65
     LATENT = 66
     SAMPLE = 67
+    VIEW = 68
+    HELD_OUT = 69
+
+
+VIEW_NUMBERS = 6
+"""Numbers that make a view."""
 
 
 def row_words(seed: int, purpose: Purpose, epoch: int, rows: Rows, per_row: int) -> Words:
@@ -54,10 +60,22 @@ def normals(seed: int, epoch: int, rows: Rows, latent: int) -> Tensor:
     return torch.from_numpy(random.normals(words).astype(np.float32)).view(len(rows), latent)
 
 
-def flips(seed: int, epoch: int, rows: Rows) -> NDArray[np.bool_]:
-    """Whether each row is flipped left to right and top to bottom in an epoch: (B, 2)."""
+def flips(seed: int, epoch: int, rows: Rows, view: int = 0) -> NDArray[np.bool_]:
+    """Whether each row is flipped left to right and top to bottom in an epoch: (B, 2).
+
+    view: 0 or 1, for two views of an image.
+    """
     word = row_words(seed, Purpose.FLIP, epoch, rows, 1)
-    return (word >> np.array([63, 62], dtype=np.uint64)) & np.uint64(1) == 1
+    shifts = np.array([63, 62], dtype=np.uint64) - np.uint64(2 * view)
+    return (word >> shifts) & np.uint64(1) == 1
+
+
+def view_numbers(seed: int, epoch: int, rows: Rows, view: int) -> Tensor:
+    """Uniforms in [-1, 1), float32 (B, 6), that make a row's view 0 or 1 in an epoch."""
+    words = row_words(seed, Purpose.VIEW, epoch, rows, 2 * VIEW_NUMBERS)
+    own = words[:, view * VIEW_NUMBERS : (view + 1) * VIEW_NUMBERS]
+    uniforms = 2 * random.uniforms(own) - 1
+    return torch.from_numpy(uniforms.astype(np.float32)).view(len(rows), VIEW_NUMBERS)
 
 
 def permutation(seed: int, purpose: Purpose, epoch: int, count: int) -> Rows:

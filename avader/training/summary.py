@@ -10,8 +10,9 @@ import torch
 
 from avader.mixture.gaussian import log_likelihood, responsibilities
 from avader.training.data import near_equal
-from avader.training.loop import Task, effective_number, encode_rows
+from avader.training.mixture import effective_number, encode_rows
 from avader.training.state import TrainingState
+from avader.training.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,8 @@ class Summary:
 @torch.no_grad()
 def summarise(state: TrainingState, task: Task) -> Summary:
     """The summary of all images; every rank encodes its part and gets the whole answer."""
-    start, stop = near_equal(len(task.pixels), task.group.world)[task.group.rank]
-    means, _ = encode_rows(state, task.pixels, np.arange(start, stop))
+    start, stop = near_equal(task.images.rows, task.group.world)[task.group.rank]
+    means, _ = encode_rows(state, task.images, np.arange(start, stop))
     z = torch.from_numpy(means).double()
     mixture = type(state.model.mixture())(*(value.cpu() for value in state.model.mixture()))
     component = responsibilities(z, mixture).argmax(1).numpy()

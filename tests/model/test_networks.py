@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from avader.errors import InputError
-from avader.model.networks import LegacyUpsample, inner_features, upsample
+from avader.model.networks import LegacyUpsample, bilinear, down_block, inner_features, up_block
 from avader.model.vade import VaDE
 from avader.recipe import PUBLISHED_NETWORK, Network
 from tests.model import keras_layout
@@ -30,7 +30,7 @@ def test_legacy_upsampling_is_tensorflow_1s(shape):
 
 
 def test_half_pixel_upsampling_by_hand():
-    up = upsample(NETWORK)(torch.tensor([[[[0.0, 4.0]]]]))
+    up = bilinear(NETWORK)(torch.tensor([[[[0.0, 4.0]]]]))
     assert up.tolist() == [[[[0.0, 1.0, 3.0, 4.0]] * 2]]
 
 
@@ -48,6 +48,57 @@ def test_published_sizes():
     with torch.device("meta"):
         model = VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-7)
     assert sum(p.numel() for p in model.parameters()) == 871_381
+
+
+VARIANTS = [
+    {"convolutions": 1, "normalisation": "group", "reduction": "stride"},
+    {"blocks": "residual", "upsample": "before"},
+    {"blocks": "residual", "upsampling": "pixel-shuffle", "convolutions": 3},
+    {"upsampling": "pixel-shuffle", "upsample": "before", "normalisation": "group"},
+    {"decoder": "dense", "decoder_widths": (7,)},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_keep_shapes_and_pass_gradients(variant):
+    torch.manual_seed(0)
+    network = NETWORK.model_copy(update=variant)
+    model = VaDE(network, components=3, variance_floor=1e-3)
+    _, _, _, image = model(torch.rand(2, 3, 16, 16), torch.randn(2, 4))
+    assert image.shape == (2, 3, 16, 16)
+    (image - 0.5).square().sum().backward()
+    used = [n for n, p in model.named_parameters() if not n.startswith("mixture_")]
+    assert [n for n in used if model.get_parameter(n).grad is None] == []
+
+
+def test_residual_steps_add_to_what_they_are_given():
+    network = NETWORK.model_copy(update={"blocks": "residual"})
+    first, *_, residual, pool = down_block(network, 3, 4, 3)
+    with torch.no_grad():
+        for parameter in residual.parameters():
+            parameter.zero_()
+    x = torch.rand(1, 4, 8, 8)
+    torch.testing.assert_close(residual(x), x)
+    assert first.out_channels == 4
+    assert isinstance(pool, torch.nn.MaxPool2d)
+
+
+def test_group_normalisation_is_the_same_in_any_batch():
+    torch.manual_seed(0)
+    network = NETWORK.model_copy(update={"normalisation": "group"})
+    model = VaDE(network, components=3, variance_floor=1e-3).double()
+    x = torch.rand(5, 3, 16, 16, dtype=torch.float64)
+    alone, _ = model.encode(x[:1])
+    together, _ = model.encode(x)
+    torch.testing.assert_close(alone[0], together[0])
+
+
+def test_upsampling_before_the_convolutions_doubles_first():
+    before = up_block(NETWORK.model_copy(update={"upsample": "before"}), 2, 3, 3)
+    after = up_block(NETWORK, 2, 3, 3)
+    assert isinstance(before[0], torch.nn.Upsample)
+    assert isinstance(after[-1], torch.nn.Upsample)
+    assert before(torch.rand(1, 2, 4, 4)).shape == after(torch.rand(1, 2, 4, 4)).shape
 
 
 def test_outputs_end_as_asked(model):

@@ -238,7 +238,7 @@ def test_a_training_that_cannot_go_on_says_why(ray_session, tmp_path):
     pixels = images().astype(np.float16) / 255
     pixels[7] = np.nan
     data = write_packed(tmp_path / "packed", pixels)
-    with pytest.raises(TrainingError, match="wanted a finite loss"):
+    with pytest.raises(TrainingError, match="wanted finite pixels, got 1 images of 25"):
         train.run(settings(data, tmp_path / "out", workers=1))
 
 

@@ -1,13 +1,19 @@
-"""Batches, shares and flips."""
+"""Batches, shares, held-out rows, masks."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avader.training.data import as_images, augmented, flipped, near_equal, shares
-from avader.training.noise import flips
+from avader.training.data import (
+    MemoryImages,
+    Sequence,
+    as_images,
+    as_masks,
+    held_out_rows,
+    near_equal,
+    shares,
+)
 
 
 @given(st.integers(0, 200), st.integers(1, 40))
@@ -23,7 +29,7 @@ def test_near_equal_covers_once(count, parts):
 def test_global_batches_do_not_depend_on_the_ranks(rows, batch, world):
     def batches(world):
         by_rank = [
-            list(shares(rows, batch=batch, seed=3, epoch=2, rank=rank, world=world))
+            list(shares(np.arange(rows), Sequence(3, 2, batch, rank, world)))
             for rank in range(world)
         ]
         return [np.concatenate([s.rows for s in parts]) for parts in zip(*by_rank, strict=True)]
@@ -36,15 +42,20 @@ def test_global_batches_do_not_depend_on_the_ranks(rows, batch, world):
 
 
 def test_share_tells_the_whole_batch():
-    found = [next(shares(10, batch=5, seed=0, epoch=0, rank=rank, world=3)) for rank in range(3)]
+    found = [next(shares(np.arange(10), Sequence(0, 0, 5, rank, 3))) for rank in range(3)]
     assert [len(share.rows) for share in found] == [1, 2, 2]
+    assert [share.start for share in found] == [0, 1, 3]
     assert {share.batch for share in found} == {5}
 
 
+def test_skipped_batches_are_left_out():
+    whole = [share.rows.tolist() for share in shares(np.arange(20), Sequence(0, 1, 6))]
+    rest = [share.rows.tolist() for share in shares(np.arange(20), Sequence(0, 1, 6, skip=2))]
+    assert rest == whole[2:]
+
+
 def test_epochs_have_other_orders():
-    first, second = (
-        next(shares(50, batch=50, seed=0, epoch=epoch, rank=0, world=1)).rows for epoch in (0, 1)
-    )
+    first, second = (next(shares(np.arange(50), Sequence(0, epoch, 50))).rows for epoch in (0, 1))
     assert not np.array_equal(first, second)
 
 
@@ -57,21 +68,15 @@ def test_stored_pixels_become_fractions():
     np.testing.assert_array_equal(images.ravel(), [0.0, 0.25, 1.0])
 
 
-@pytest.mark.parametrize(("across", "along"), [(False, False), (True, False), (False, True)])
-def test_flips_are_numpys(across, along):
-    images = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
-    wanted = images.numpy()[1]
-    wanted = wanted[:, :, ::-1] if across else wanted
-    wanted = wanted[:, ::-1] if along else wanted
-    got = flipped(images, np.array([[False, False], [across, along]]))
-    np.testing.assert_array_equal(got[0], images[0])
-    np.testing.assert_array_equal(got[1], wanted)
+def test_masks_are_unpacked_row_by_row():
+    masks = np.random.default_rng(0).random((3, 6, 5)) < 0.5
+    packed = np.packbits(masks.reshape(3, -1), axis=1)
+    np.testing.assert_array_equal(as_masks(packed, (6, 5))[:, 0], masks)
 
 
-def test_a_row_is_flipped_alike_in_any_batch():
-    images = torch.rand(30, 1, 6, 6)
-    rows = np.arange(30)
-    whole = augmented(images, seed=1, epoch=2, rows=rows)
-    part = augmented(images[7:9], seed=1, epoch=2, rows=rows[7:9])
-    torch.testing.assert_close(part, whole[7:9], rtol=0, atol=0)
-    assert 0 < flips(1, 2, rows).mean() < 1
+def test_held_out_rows_are_left_out_of_every_epoch():
+    held = held_out_rows(40, share=0.2, seed=3)
+    assert len(held) == 8
+    source = MemoryImages(np.zeros((40, 1, 2, 2), np.uint8), held_out=held)
+    seen = np.concatenate([part.share.rows for part in source.parts(Sequence(0, 0, 7))])
+    assert sorted(seen.tolist() + held.tolist()) == list(range(40))

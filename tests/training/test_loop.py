@@ -1,23 +1,21 @@
 """The loop in one process: it learns, it repeats itself, it goes on, it stops where it must."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from avader.errors import InputError
-from avader.training.data import Share
-from avader.training.group import Group
-from avader.training.loop import (
-    Task,
-    TrainingError,
-    Watch,
-    effective_number,
-    start_mixture,
-    train,
-    train_epoch,
-)
+from avader.errors import InputError, TrainingError
+from avader.model.schedule import at
+from avader.training.data import MemoryImages, Part, Share, held_out_rows
+from avader.training.loop import Watch, batch_of, train, train_epoch
+from avader.training.mixture import effective_number, start_mixture
+from avader.training.objective import Objective, needs_views
 from avader.training.state import TrainingState, fresh_state
 from avader.training.summary import summarise
+from avader.training.task import Task
+from tests.training.ranks import Threads
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
 TIMES = {"seconds", "images_per_second"}
@@ -43,7 +41,11 @@ def figures(history):
 def trained():
     torch.set_num_threads(1)
     state, epochs = begun(), []
-    train(state, Task(RECIPE, images()), Watch(epoch=lambda state: epochs.append(state.epoch)))
+    train(
+        state,
+        Task(RECIPE, MemoryImages(images())),
+        Watch(epoch=lambda state: epochs.append(state.epoch)),
+    )
     return state, epochs
 
 
@@ -78,7 +80,7 @@ def test_loss_is_the_sum_of_its_terms(trained):
 
 
 def test_two_kinds_of_images_make_two_components(trained):
-    summary = summarise(trained[0], Task(RECIPE, images()))
+    summary = summarise(trained[0], Task(RECIPE, MemoryImages(images())))
     assert summary.occupancy == [30, 30]
     assert summary.effective_components == pytest.approx(2.0)
     assert np.isfinite(summary.mean_log_likelihood)
@@ -86,7 +88,7 @@ def test_two_kinds_of_images_make_two_components(trained):
 
 def test_same_seed_same_training(trained):
     again = begun()
-    train(again, Task(RECIPE, images()), Watch())
+    train(again, Task(RECIPE, MemoryImages(images())), Watch())
     assert figures(again.history) == figures(trained[0].history)
     for name, value in trained[0].model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
@@ -94,7 +96,7 @@ def test_same_seed_same_training(trained):
 
 def test_other_seed_other_training(trained):
     other = begun(changed(seed=5))
-    train_epoch(other, Task(changed(seed=5), images()), Watch())
+    train_epoch(other, Task(changed(seed=5), MemoryImages(images())), Watch())
     assert not torch.equal(other.model.encoder.heads.weight, begun().model.encoder.heads.weight)
 
 
@@ -113,11 +115,11 @@ def test_a_training_that_goes_on_is_the_same(trained, stop):
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(begun(), Task(RECIPE, images()), Watch(epoch=save))
+        train(begun(), Task(RECIPE, MemoryImages(images())), Watch(epoch=save))
     state = fresh_state(changed(seed=99), mean_pixel=0.9)
     state.restore(saved[0])
     assert state.epoch == stop
-    train(state, Task(RECIPE, images()), Watch())
+    train(state, Task(RECIPE, MemoryImages(images())), Watch())
     assert figures(state.history) == figures(trained[0].history)
     for name, value in trained[0].model.state_dict().items():
         assert torch.equal(value, state.model.state_dict()[name]), name
@@ -129,21 +131,21 @@ def test_checkpoint_of_another_version():
     import avader.training.state as module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "VERSION", 2)
-        with pytest.raises(ValueError, match="checkpoint: wanted version 2, got 1"):
+        patch.setattr(module, "VERSION", 3)
+        with pytest.raises(ValueError, match="checkpoint: wanted version 3, got 2"):
             state.restore(data)
 
 
 def test_the_mixture_is_frozen_in_the_gamma_phase():
     state = begun()
     before = [p.detach().clone() for p in (state.model.mixture_means, state.model.mixture_logits)]
-    train_epoch(state, Task(RECIPE, images()), Watch())
+    train_epoch(state, Task(RECIPE, MemoryImages(images())), Watch())
     after = [state.model.mixture_means, state.model.mixture_logits]
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def test_first_mixture_survives_the_first_annealing_epoch():
-    state, task = begun(), Task(RECIPE, images())
+    state, task = begun(), Task(RECIPE, MemoryImages(images()))
     for _ in range(3):
         state.history.append(train_epoch(state, task, Watch()))
         state.epoch += 1
@@ -162,7 +164,7 @@ def test_first_mixture_of_a_sample_is_one_of_its_seed():
     mixtures = []
     for _ in range(2):
         state = begun(recipe)
-        start_mixture(state, Task(recipe, images()))
+        start_mixture(state, Task(recipe, MemoryImages(images())))
         mixtures.append(state.model.mixture())
     assert all(torch.equal(one, other) for one, other in zip(*mixtures, strict=True))
 
@@ -172,69 +174,207 @@ def test_initial_spread_widens_by_the_encoders_variance():
     for spread in (False, True):
         recipe = changed(mixture={"initial_spread": spread, "components": 1})
         state = begun(recipe)
-        start_mixture(state, Task(recipe, images()))
+        start_mixture(state, Task(recipe, MemoryImages(images())))
         found[spread] = state.model.mixture().variances.detach().numpy()
     # An untrained encoder's posterior has a variance of about 1.
     np.testing.assert_allclose(found[True] - found[False], 1.0, rtol=0.2)
 
 
-def gradient_of(group_rows, monkeypatch, batch):
-    """Gradients of one step when ranks hold these rows: all ranks' sums, added up."""
-    sums = {}
-    for rows in group_rows:
-        state = begun()
-        task = Task(RECIPE, images(), Group(rank=0, world=len(group_rows)))
-        monkeypatch.setattr(Group, "add", lambda self, tensors: None)
-        monkeypatch.setattr(state.optimiser, "step", lambda: None)
-        from avader.model.schedule import at
-        from avader.training.loop import _prepare, _step
-
-        _prepare(state, at(RECIPE.schedule, 0), 1e-3)
-        _step(state, task, at(RECIPE.schedule, 0), Share(rows, batch))
-        for name, parameter in state.model.named_parameters():
-            if parameter.grad is not None:
-                sums[name] = sums.get(name, 0) + parameter.grad.double()
-    return sums
+OURS = changed(
+    contrast={"weight": 0.5, "projection": 5, "views": {"rotation": 20.0, "shift": 2.0}},
+    agreement=0.3,
+    schedule={"pseudo_labels": 0.2, "gamma_epochs": 1},
+    mixture={"scaled": 50.0},
+)
 
 
-def test_unequal_ranks_add_up_to_the_whole_batch(monkeypatch):
-    """Shares of 5, 1 and 0 rows give the gradient of one rank with all 6; L2 counts once."""
-    rows = np.array([8, 3, 20, 41, 7, 0])
-    whole = gradient_of([rows], monkeypatch, 6)
-    parts = gradient_of([rows[:5], rows[5:], rows[6:]], monkeypatch, 6)
+def gradient_of(splits, recipe, epoch):
+    """Gradients and terms of one step by ranks that hold these slices of a batch, each a thread."""
+    rows, results = np.array([8, 3, 20, 41, 7, 0]), {}
+    source = MemoryImages(images())
+    world = Threads(len(splits))
+    states = [begun(recipe) for _ in splits]  # one after another: they seed torch
+
+    def rank(number):
+        state = states[number]
+        state.epoch = epoch
+        state.partition = torch.arange(60) % 2
+        with torch.no_grad():
+            state.model.mixture_means[1] += 0.5
+        group = world.group(number)
+        own = rows[splits[number]]
+        part = Part(Share(own, splits[number].start, len(rows)), source.pixels[own])
+        weights = at(recipe.schedule, epoch)
+        objective = Objective(recipe, weights, state.model, state.head, group)
+        views = 2 if needs_views(recipe, weights) else 1
+        outcome = objective(batch_of(state, recipe, part, views=views))
+        outcome.loss.backward()
+        named = dict(state.model.named_parameters()) | dict(state.head.named_parameters())
+        gradients = {n: p.grad.double() for n, p in named.items() if p.grad is not None}
+        results[number] = gradients | {"terms": outcome.terms}
+
+    world.run(rank)
+    parts = [results[number] for number in range(len(splits))]
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, OURS], ids=["paper", "ours"])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_unequal_ranks_add_up_to_the_whole_batch(recipe, epoch):
+    """Shares of 3, 2 and 1 rows give the gradient of one rank with all 6; L2 counts once."""
+    whole = gradient_of([slice(0, 6)], recipe, epoch)
+    parts = gradient_of([slice(0, 3), slice(3, 5), slice(5, 6)], recipe, epoch)
     assert whole.keys() == parts.keys()
     for name in whole:
-        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=2e-5)
+
+
+def test_an_empty_share_adds_nothing():
+    whole = gradient_of([slice(0, 6)], RECIPE, 0)
+    parts = gradient_of([slice(0, 6), slice(6, 6)], RECIPE, 0)
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=2e-5)
 
 
 def test_batch_larger_than_the_data():
     recipe = changed(optimiser={"batch": 1000})
-    row = train_epoch(begun(recipe), Task(recipe, images(10)), Watch())
+    row = train_epoch(begun(recipe), Task(recipe, MemoryImages(images(10))), Watch())
     assert row["images"] == 10
 
 
 def test_watch_sees_every_batch():
     seen = []
-    train_epoch(begun(), Task(RECIPE, images()), Watch(batch=lambda state, done: seen.append(done)))
-    assert seen == [15, 30, 45, 60]
+    watch = Watch(batch=lambda state: seen.append((state.progress.batches, state.progress.images)))
+    train_epoch(begun(), Task(RECIPE, MemoryImages(images())), watch)
+    assert seen == [(1, 15), (2, 30), (3, 45), (4, 60)]
 
 
 def test_no_images():
     with pytest.raises(TrainingError, match="at least one image"):
-        train_epoch(begun(), Task(RECIPE, images()[:0]), Watch())
+        train_epoch(begun(), Task(RECIPE, MemoryImages(images()[:0])), Watch())
 
 
-def test_a_loss_that_is_not_finite_stops_with_a_reason():
-    pixels = images().astype(np.float16) / 255
-    pixels[10] = np.nan
-    with pytest.raises(TrainingError, match=r"wanted a finite loss, got .* epoch 1 \(gamma\)"):
-        train_epoch(begun(), Task(RECIPE, pixels), Watch())
+def poisoned(state, batches):
+    """Make the gradient of these batches, by number from 1, NaN."""
+    seen = itertools.count(1)
+
+    def hook(gradient):
+        return gradient * float("nan") if next(seen) in batches else gradient
+
+    state.model.encoder.heads.weight.register_hook(hook)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted():
+    state = begun()
+    poisoned(state, {2})
+    before, after = [], []
+
+    def note(state):
+        (before if state.progress.batches == 1 else after).append(
+            state.model.encoder.heads.weight.detach().clone()
+        )
+
+    row = train_epoch(state, Task(RECIPE, MemoryImages(images())), Watch(batch=note))
+    assert (row["skipped"], row["images"]) == (1, 45)
+    assert torch.equal(before[0], after[0])
+    assert not torch.equal(after[0], after[1])
+    assert all(torch.isfinite(p).all() for p in state.parameters())
+
+
+def test_too_many_skipped_batches_stop_with_a_reason():
+    recipe = changed(optimiser={"max_skipped": 1})
+    state = begun(recipe)
+    poisoned(state, {1, 3})
+    wanted = r"at most 1 batches .* got 2 by batch 3 of epoch 1 \(gamma\).*learning-rate"
+    with pytest.raises(TrainingError, match=wanted):
+        train_epoch(state, Task(recipe, MemoryImages(images())), Watch())
+
+
+def test_a_starved_component_comes_back():
+    recipe = changed(mixture={"least_share": 0.1, "components": 3}, schedule={"gamma_epochs": 4})
+    state, task = begun(recipe), Task(recipe, MemoryImages(images()))
+    for _ in range(4):
+        state.history.append(train_epoch(state, task, Watch()))
+        state.epoch += 1
+    start_mixture(state, task)
+    with torch.no_grad():  # far from everything: nothing is nearest to it
+        state.model.mixture_means[1] += 100.0
+    assert summarise(state, task).occupancy[1] == 0
+    row = train_epoch(state, task, Watch())
+    assert row["reseeded"] == 1
+    assert summarise(state, task).occupancy[1] > 3
+    state.epoch += 1
+    assert train_epoch(state, task, Watch())["reseeded"] == 0
+
+
+def test_held_out_images_are_measured_and_not_trained_on():
+    pixels = images()
+    held = held_out_rows(60, share=0.25, seed=4)
+    rows, states = [], []
+    for noise in (0, 1):
+        changed_pixels = pixels.copy()
+        changed_pixels[held] ^= noise  # what is held out changes no weight
+        task = Task(RECIPE, MemoryImages(changed_pixels, held_out=held))
+        states.append(begun())
+        rows.append(train_epoch(states[-1], task, Watch()))
+    assert rows[0]["images"] == 45
+    assert rows[0]["held_out_reconstruction"] != rows[1]["held_out_reconstruction"]
+    for one, other in zip(states[0].parameters(), states[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+    total = rows[0]["held_out_reconstruction"] + rows[0]["held_out_kl"]
+    assert rows[0]["held_out_bound"] == pytest.approx(-total)
+
+
+def test_ours_learns_and_goes_on_in_mid_epoch_bit_for_bit():
+    task = Task(OURS, MemoryImages(images()))
+    whole, saved = begun(OURS), []
+
+    def save(state):
+        if state.epoch == 2 and state.progress.batches == 2:
+            saved.append(state.to_bytes())
+
+    train(whole, task, Watch(batch=save))
+    state = fresh_state(OURS, mean_pixel=0.9)
+    state.restore(saved[0])
+    assert state.progress.batches == 2
+    train(state, task, Watch())
+    assert figures(state.history) == figures(whole.history)
+    for one, other in zip(whole.parameters(), state.parameters(), strict=True):
+        assert torch.equal(one, other)
+    first, last = whole.history[0], whole.history[-1]
+    assert last["contrast"] < first["contrast"]
+    assert {"agreement", "pseudo_labels"} <= last.keys()
+
+
+def test_the_number_of_components_is_found():
+    recipe = changed(mixture={"components": "auto", "most_components": 6, "initial_rows": 60})
+    state, task = begun(recipe), Task(recipe, MemoryImages(images()))
+    assert state.model.components == 6
+    train(state, task, Watch())
+    assert state.model.components < 6
+    again = begun(recipe)
+    again.restore(state.to_bytes())
+    assert again.model.components == state.model.components
+
+
+def test_masks_weigh_what_lies_outside():
+    inside = np.zeros((60, 16, 16), bool)
+    inside[:, 4:12, 4:12] = True
+    masks = np.packbits(inside.reshape(60, -1), axis=1)
+    recipe = changed(outside_weight=0.25, flips=False)
+    source = MemoryImages(images(), masks)
+    part = next(source.some(np.array([3, 5]), 2))
+    weight = batch_of(begun(recipe), recipe, part, views=1).weight
+    assert weight.shape == (2, 1, 16, 16)
+    assert weight[0, 0, 8, 8] == 1.0
+    assert weight[0, 0, 0, 0] == 0.25
+    assert weight.sum() == 2 * (64 + 0.25 * 192)
 
 
 def test_more_components_than_images():
     recipe = changed(mixture={"components": 12})
     with pytest.raises(InputError, match="at least 12 latents"):
-        start_mixture(begun(recipe), Task(recipe, images(8)))
+        start_mixture(begun(recipe), Task(recipe, MemoryImages(images(8))))
 
 
 def test_cross_entropy_and_bfloat16_and_bands():
@@ -243,7 +383,7 @@ def test_cross_entropy_and_bfloat16_and_bands():
     )
     pixels = np.repeat(images(), 3, axis=1)
     state = begun(recipe)
-    train(state, Task(recipe, pixels), Watch())
+    train(state, Task(recipe, MemoryImages(pixels)), Watch())
     losses = [row["reconstruction"] for row in state.history]
     assert losses[2] < losses[0]
     assert state.model.encoder.heads.weight.dtype == torch.float32
