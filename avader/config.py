@@ -117,6 +117,9 @@ class TrainSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds
     """Where workers train; auto takes GPUs where the cluster has them."""
     max_failures: int = Field(3, ge=-1)
     """Restarts after lost workers before the run gives up; -1 never gives up."""
+    mlflow: str | None = None
+    """Tracking URI of MLflow, such as http://host:5000, for a record of the run (needs the extra
+    `mlflow`); none keeps none."""
 
 
 class ImportPublishedSettings(JobSettings):

@@ -1,7 +1,7 @@
 """`train`: packed cutouts become a model folder, on Ray Train.
 
 Below the output folder: plan.json (what it is for), training/checkpoints (Ray Train's, from which
-the same command goes on after anything was killed), training/metrics.csv (a row an epoch), and the
+the same command goes on after anything was killed), what a training shows (see sight.py), and the
 model's own files, written last.
 """
 
@@ -20,6 +20,7 @@ from avader.io import manifest, storage
 from avader.io.manifest import Manifest
 from avader.io.models import read_model
 from avader.model.schedule import total_epochs
+from avader.pipelines import tracking
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import cluster
 from avader.pipelines.progress import say
@@ -48,15 +49,28 @@ def run(settings: TrainSettings) -> None:
     recipe = recipe_of(settings)
     cutouts = manifest.read_manifest(data, kind="cutouts")
     check(recipe, cutouts)
+    if settings.mlflow is not None:
+        tracking.require_mlflow()
     manifest.open_plan(out, plan(recipe, cutouts))
+    record = _record(settings, recipe, out)
     if storage.exists(storage.join(out, "card.json")):
         digest = read_model(out).digest
         say(f"{settings.out} holds this model, trained to the end ({digest[:12]}): nothing to do")
+        tracking.complete(record)
         return
-    with cluster(settings):
+    with cluster(settings), tracking.following(record):
         _train(settings, WorkerTask(recipe=recipe, name=settings.recipe, data=cutouts, out=out))
     occupancy = read_model(out).card["result"]["occupancy"]
     say(f"trained: {settings.out}; images per component: {' '.join(map(str, occupancy))}")
+
+
+def _record(settings: TrainSettings, recipe: Recipe, out: str) -> tracking.Tracking | None:
+    """The training's run in MLflow, where one is asked for."""
+    if settings.mlflow is None:
+        return None
+    uri = settings.mlflow
+    where = uri if ":" in uri else storage.absolute(uri)
+    return tracking.open_tracking(where, out=out, recipe=recipe, name=settings.recipe)
 
 
 def recipe_of(settings: TrainSettings) -> Recipe:

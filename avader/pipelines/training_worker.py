@@ -144,7 +144,7 @@ def _train(given: WorkerTask, task: Task, notices: Notices) -> None:
     _restore(state)
     teller = Teller(task.recipe, len(images.training_rows), given.out, notices) if first else None
     if teller is not None:
-        teller.begin(state, images.line)
+        teller.begin(state, images)
     watch = Watch(
         epoch=lambda state: _epoch_done(state, given, teller),
         batch=lambda state: _batch_done(state, given, teller),

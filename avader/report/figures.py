@@ -19,7 +19,7 @@ DOTS_PER_INCH = 200
 INK = "#1b2733"
 FAINT = "#c5ccd3"
 SOFTENING = 0.08
-_METADATA = {"Software": "avader"}
+METADATA = {"Software": "avader"}
 _GAP = 3  # px between the panels of one picture
 
 
@@ -56,7 +56,7 @@ def image_png(
 
     inverted shows light as dark, as on a photographic plate.
     """
-    return _png(_picture(image, softening=softening, inverted=inverted))
+    return pixels_png(picture(image, softening=softening, inverted=inverted))
 
 
 def comparison_png(
@@ -67,10 +67,10 @@ def comparison_png(
     softening: float | None = None,
 ) -> bytes:
     """Input, reconstruction and residual side by side; the residual from -limit to limit."""
-    panels = [_picture(each, softening=softening) for each in (image, reconstruction)]
+    panels = [picture(each, softening=softening) for each in (image, reconstruction)]
     panels.append(residual_picture(image - reconstruction, limit=limit))
     gap = np.ones((panels[0].shape[0], _GAP, 3))
-    return _png(np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1))
+    return pixels_png(np.concatenate([panels[0], gap, panels[1], gap, panels[2]], axis=1))
 
 
 def residual_picture(residual: np.ndarray, *, limit: float) -> np.ndarray:
@@ -96,7 +96,7 @@ def residual_bar(limit: float) -> bytes:
     )
     axes.set_yticks([])
     axes.set_xticks([-limit, 0, limit], [f"−{limit:.2f}", "0", f"+{limit:.2f}"])
-    return _chart(figure)
+    return chart_png(figure)
 
 
 def occupancy_chart(counts: np.ndarray, weights: np.ndarray) -> bytes:
@@ -124,7 +124,7 @@ def occupancy_chart(counts: np.ndarray, weights: np.ndarray) -> bytes:
     axes.set(xlabel="component", ylabel="galaxies", xticks=positions, xlim=(-0.6, count - 0.4))
     axes.set_ylim(0, 1.22 * max(1.0, float(counts.max()), float(expected.max())))
     _open_frame(axes)
-    return _chart(figure)
+    return chart_png(figure)
 
 
 def probability_chart(matrix: np.ndarray) -> bytes:
@@ -150,7 +150,7 @@ def probability_chart(matrix: np.ndarray) -> bytes:
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, labelcolor=INK, color=FAINT)
     axes.spines[:].set_visible(False)
-    return _chart(figure)
+    return chart_png(figure)
 
 
 def latent_chart(
@@ -190,7 +190,7 @@ def latent_chart(
     ]
     axes.set(xlabel=names[0], ylabel=names[1])
     _open_frame(axes)
-    return _chart(figure)
+    return chart_png(figure)
 
 
 def principal_plane(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
@@ -223,10 +223,10 @@ def reject_chart(counts: dict[str, int]) -> bytes:
     axes.set(xlabel="rejects", xlim=(0, 1.15 * max(counts.values())))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _open_frame(axes)
-    return _chart(figure)
+    return chart_png(figure)
 
 
-def _picture(image: np.ndarray, *, softening: float | None, inverted: bool = False) -> np.ndarray:
+def picture(image: np.ndarray, *, softening: float | None, inverted: bool = False) -> np.ndarray:
     """Colours (H, W, 3) of an image (C, H, W)."""
     shown = stretched(image, softening=softening)
     if len(shown) != 3:
@@ -270,16 +270,16 @@ def _open_frame(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _chart(figure: Figure) -> bytes:
+def chart_png(figure: Figure) -> bytes:
     """The figure as PNG by the Agg backend."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata=_METADATA)
+    figure.savefig(out, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata=METADATA)
     return out.getvalue()
 
 
-def _png(picture: np.ndarray) -> bytes:
+def pixels_png(picture: np.ndarray) -> bytes:
     """Colours (H, W, 3) in [0, 1] as PNG, pixel by pixel."""
     out = io.BytesIO()
     levels = np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8)
-    imsave(out, levels, format="png", metadata=_METADATA)
+    imsave(out, levels, format="png", metadata=METADATA)
     return out.getvalue()

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from avader.errors import TrainingError
+from avader.mixture.starving import starving
 from avader.model.schedule import Weights, at, learning_rate, total_epochs
 from avader.recipe import Recipe
 from avader.training.augment import flipped, viewed
@@ -25,6 +27,9 @@ from avader.training.noise import flips, normals, view_numbers
 from avader.training.objective import TERMS, Batch, Objective, needs_views
 from avader.training.state import Metrics, Progress, TrainingState
 from avader.training.task import Task
+
+STARVES = 0.1
+"""Fraction of an equal share of the images below which a component is said to starve."""
 
 
 @dataclass(frozen=True)
@@ -200,4 +205,11 @@ def means(progress: Progress, recipe: Recipe, weights: Weights) -> Metrics:
         "loss": sum(factors[name] * value for name, value in terms.items()),
         **{name: value for name, value in terms.items() if asked.get(name, 1.0)},
         "effective_components": effective_number(occupancy) if weights.trains_mixture else 0.0,
+        "starving": _starving(occupancy, recipe) if weights.trains_mixture else 0,
     }
+
+
+def _starving(occupancy: list[float], recipe: Recipe) -> int:
+    """How many components starve, by the recipe's share or, where it never reseeds, by STARVES."""
+    shares = np.asarray(occupancy) / sum(occupancy)
+    return int(starving(shares, least=recipe.mixture.least_share or STARVES).sum())
