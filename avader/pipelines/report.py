@@ -22,6 +22,7 @@ from avader.mixture.sample import mixture_arrays
 from avader.model.files import build_model, parse_config
 from avader.pipelines.progress import Progress, say
 from avader.report.compose import Material, compose
+from avader.report.history import Value, from_csv
 from avader.report.page import Fact, RejectReason, render
 from avader.report.summary import MEMBERS, Chosen, Rows, Summary
 
@@ -115,7 +116,22 @@ def _gather(
             *count_rejects(catalogue, stage="classification"),
         ],
         rows_in=data.totals["rows_in"],
+        history=read_history(storage.absolute(settings.model)),
     )
+
+
+def read_history(model: str) -> list[dict[str, Value]]:
+    """The history of a model's training; empty where its folder has none, as for imported ones."""
+    uri = storage.join(model, "training", "metrics.csv")
+    if not storage.exists(uri):
+        return []
+    try:
+        return from_csv(storage.read_text(uri))
+    except ValueError as error:
+        raise InputError(
+            f"wanted the table of a training in {storage.public_uri(uri)}: {error}; "
+            "copy it again from where the model was trained, or remove it"
+        ) from error
 
 
 def summarise(catalogue: Manifest) -> Summary:

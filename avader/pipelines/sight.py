@@ -1,7 +1,7 @@
 """What a training shows while it runs, by rank 0: lines, and files below training/.
 
     metrics.csv                  a row an epoch
-    curves.png                   its curves, drawn at a phase's end, and between where it is cheap
+    curves.png                   its curves, drawn at the end, and before as far as it is cheap
     phases/NN-name.png           reconstructions and samples at the end of phase NN
     tensorboard/                 event files
 
@@ -29,7 +29,7 @@ from avader.training.state import TrainingState
 QUIET = 10.0
 """Seconds between lines within a long epoch."""
 SPARE = 50.0
-"""Curves are drawn again within a phase after so many times what the last drawing took."""
+"""Curves are drawn again after so many times what the last drawing took: 2 % of the time."""
 
 
 class Teller:
@@ -78,7 +78,7 @@ class Teller:
             self._write(f"phases/{phase_file(number, state)}", picture)
         name = tensorboard.file_name(state.epoch)
         self._write(f"tensorboard/{name}", tensorboard.events(state.history, picture))
-        if number is not None or time.monotonic() >= self.next_curves:
+        if state.epoch == self.pace.total or time.monotonic() >= self.next_curves:
             began = time.monotonic()
             self._write("curves.png", curves_png(state.history))
             took = time.monotonic() - began

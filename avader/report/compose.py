@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from avader.report import figures
+from avader.report.history import Row, terms
 from avader.report.page import Component, Fact, Page, Picture, RejectReason
 from avader.report.summary import Chosen, Summary
+from avader.report.training import curves_png
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Material:
     images: (C, H, W) in [0, 1] of every chosen row, by its number in the catalogue.
     reconstructions: (n, C, H, W) of the summary's examples, in their order. samples: (K, n, C, H,
     W), drawn from every component. weights (K,) and means (K, D) of the mixture. rows_in: objects
-    that came in, before any was refused.
+    that came in, before any was refused. history: of the model's training, empty where not known.
     """
 
     summary: Summary
@@ -31,6 +33,7 @@ class Material:
     means: np.ndarray
     rejects: Sequence[RejectReason]
     rows_in: int
+    history: Sequence[Row] = ()
 
 
 def compose(
@@ -62,6 +65,7 @@ def compose(
         components=_components(material, softening=softening),
         latents=_latents(material),
         latents_note=_latents_note(summary),
+        training=_training(material.history),
         flags=[
             Fact(name, f"{summary.flag_counts.get(bit, 0):,}", meaning)
             for name, (bit, meaning) in flag_meanings.items()
@@ -204,6 +208,14 @@ def _latents_note(summary: Summary) -> str:
         "principal components. A dot has the colour of its component; a numbered disc is a "
         "component's mean. Components that overlap here may be apart in the other dimensions."
     )
+
+
+def _training(history: Sequence[Row]) -> Picture | None:
+    if not history:
+        return None
+    last = ", ".join(f"{name}: {history[-1].get(name)}" for name in terms(history))
+    text = f"Curves of the training's {len(history)} epochs, with its phases; at the end {last}"
+    return Picture(curves_png(history), text)
 
 
 def _rejects_chart(rejects: Sequence[RejectReason]) -> Picture | None:

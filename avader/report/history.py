@@ -30,10 +30,19 @@ def to_csv(history: Sequence[Row]) -> bytes:
 
 
 def from_csv(text: str) -> list[dict[str, Value]]:
-    """The history in CSV text; empty cells are left out. ValueError for a row of another length."""
-    rows = list(csv.DictReader(io.StringIO(text), strict=True))
+    """The history in CSV text; empty cells are left out.
+
+    Raises ValueError where it is no table with a column `epoch` and rows of one length.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    if "epoch" not in (reader.fieldnames or ()):
+        raise ValueError("wanted a column epoch in the first line")
     if any(None in row or None in row.values() for row in rows):
-        raise ValueError("wanted as many cells in every row as in the head")
+        raise ValueError("wanted as many cells in every row as in the first")
     return [{name: _value(cell) for name, cell in row.items() if cell != ""} for row in rows]
 
 

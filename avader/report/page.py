@@ -59,7 +59,10 @@ class RejectReason:
 
 @dataclass(frozen=True)
 class Page:
-    """All that the page shows. Empty sequences and None leave a line that says so."""
+    """All that the page shows. Empty sequences and None leave a line that says so.
+
+    training: curves of the model's training; None leaves the section out.
+    """
 
     title: str
     subtitle: str
@@ -72,6 +75,7 @@ class Page:
     components: Sequence[Component]
     latents: Picture | None
     latents_note: str
+    training: Picture | None
     flags: Sequence[Fact]
     rejects: Sequence[RejectReason]
     rejects_chart: Picture | None

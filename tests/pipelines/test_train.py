@@ -1,10 +1,12 @@
 """`train` on Ray Train: to the end, alike for 1 and 2 workers, on after kills, refusals."""
 
 import csv
+import importlib.util
 import io
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from avader.config import TrainSettings
 from avader.errors import InputError, TrainingError
 from avader.io import manifest, shards, storage
 from avader.io.models import read_model
-from avader.pipelines import train
+from avader.pipelines import tracking, train
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
@@ -109,6 +111,13 @@ def test_all_phases_and_the_model(whole, data):
     assert sum(card["result"]["occupancy"]) == 60
     assert card["result"]["loss"] == pytest.approx(float(rows[-1]["loss"]))
     assert card["versions"]["avader"] == avader.__version__
+    pictures = sorted(path.name for path in (whole / "training" / "phases").iterdir())
+    assert pictures == [
+        *("01-gamma.png", "02-annealing-1.png", "03-static-1.png"),
+        *("04-annealing-2.png", "05-static-2.png"),
+    ]
+    assert len(list((whole / "training" / "tensorboard").iterdir())) == EPOCHS
+    assert (whole / "training" / "curves.png").stat().st_size > 10_000
     model = avader.load_model(str(whole))
     mean, _ = model.encode(images())
     assert (
@@ -139,6 +148,20 @@ def test_two_workers_follow_one(whole, data, ray_session, tmp_path, caplog):
     assert "images/s" in lines[0]
     assert lines[0].endswith("left")
     assert any("60 x 1 x 16 x 16 uint8 images, 0.0 MiB in every worker" in line for line in said)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("mlflow") is None,
+    reason="mlflow-skinny is not installed (the extra `mlflow`)",
+)
+def test_a_finished_model_is_taken_into_mlflow(whole, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    shutil.copytree(whole, tmp_path / "model")
+    store = f"file://{tmp_path / 'store'}"
+    train.run(settings(data, tmp_path / "model", workers=1, mlflow=store))
+    run = tracking.open_tracking(store, out=str(tmp_path / "model"), recipe=RECIPE, name="tiny")
+    assert run.epochs == EPOCHS
+    assert run.client.get_run(run.run).info.status == "FINISHED"
 
 
 def descendants(name: bytes) -> list[int]:
@@ -270,6 +293,13 @@ def test_checkpoints_may_come_otherwise(whole, data):
 def test_a_recipe_that_does_not_fit(recipe, message, data, tmp_path):
     with pytest.raises(InputError, match=message):
         train.run(settings(data, tmp_path / "out", recipe))
+    assert not (tmp_path / "out").exists()
+
+
+def test_mlflow_that_is_not_installed(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="wanted the package mlflow-skinny"):
+        train.run(settings(data, tmp_path / "out", mlflow="http://127.0.0.1:5000"))
     assert not (tmp_path / "out").exists()
 
 

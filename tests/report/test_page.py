@@ -10,6 +10,8 @@ from PIL import Image
 
 from avader.report.compose import Material, compose
 from avader.report.page import Fact, RejectReason, render
+from avader.report.training import curves_png
+from tests.report.histories import DEMO, history
 from tests.report.test_summary import D, K, cut, make_rows, summarise
 
 SECTIONS = [
@@ -57,7 +59,7 @@ class Reader(HTMLParser):
         self.text.append(data)
 
 
-def material(count=100, bands=1, rejects=REJECTS, seed=0):
+def material(count=100, bands=1, rejects=REJECTS, seed=0, history=()):
     rows = make_rows(count, seed=seed)
     summary = summarise(cut(rows, [count // 2, count - count // 2]), count)
     generator = np.random.default_rng(seed)
@@ -71,6 +73,7 @@ def material(count=100, bands=1, rejects=REJECTS, seed=0):
         means=generator.normal(size=(K, D)),
         rejects=rejects,
         rows_in=count + sum(reject.count for reject in rejects),
+        history=history,
     )
 
 
@@ -178,6 +181,18 @@ def test_flags_are_counted(page):
 def test_without_rejects_the_page_says_so():
     text = "".join(Reader(render(page_of(material(rejects=[])))).text)
     assert "No object was refused" in text
+
+
+def test_a_training_has_its_section_with_the_curves(page):
+    rows = history(DEMO)
+    read = Reader(render(page_of(material(history=rows))))
+    assert "training" in read.ids
+    assert "#training" in read.links
+    curves = next(image for image in read.images if image["alt"].startswith("Curves of"))
+    assert curves["src"] == f"data:image/png;base64,{base64.b64encode(curves_png(rows)).decode()}"
+    assert "44 epochs" in curves["alt"]
+    assert "unit_kl: 63.0" in curves["alt"]
+    assert "training" not in Reader(render(page)).ids
 
 
 @pytest.mark.parametrize("bands", [2, 3])

@@ -18,6 +18,8 @@ from avader.pipelines import report
 from avader.plan import Plan, Unit, unit_name
 from avader.recipe import Preprocessing
 from avader.report.figures import SOFTENING, stretched
+from avader.report.history import to_csv
+from tests.report.histories import DEMO, history
 from tests.report.test_page import SECTIONS, Reader
 from tests.tiny import COMPONENTS, NETWORK, galaxy, write_tiny_model
 
@@ -177,6 +179,20 @@ def test_rejects_of_both_stages_are_counted(folders):
     assert found[0].meaning
     catalogue = manifest.read_manifest(folders.catalogue)
     assert report.count_rejects(catalogue, stage="classification") == []
+
+
+def test_the_training_is_on_the_page_where_it_is_known(tmp_path):
+    made = Folders(tmp_path)
+    assert "training" not in Reader(made.run()).ids
+    table = tmp_path / "model" / "training" / "metrics.csv"
+    table.parent.mkdir()
+    table.write_bytes(to_csv(history(DEMO, 3)))
+    read = Reader(made.run())
+    assert "training" in read.ids
+    assert any("3 epochs" in image["alt"] for image in read.images)
+    table.write_text("epoch,loss\n1\n")
+    with pytest.raises(InputError, match=r"wanted the table of a training in .*metrics\.csv"):
+        made.run()
 
 
 def test_three_bands_make_a_page(tmp_path):
