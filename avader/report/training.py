@@ -168,12 +168,13 @@ def _draw_components(axes: Axes, history: Sequence[Row], _: str) -> None:
 
 def _draw_counts(axes: Axes, history: Sequence[Row], _: str) -> None:
     """Counts above 0 as dots: what was skipped, seeded anew, starving in an epoch."""
-    for colour, name in zip(cycle(LINES), counts(history)):
+    names = counts(history)
+    for colour, name in zip(cycle(LINES), names):
         values = series(history, name)
         shown = np.where(values > 0, values, np.nan)
         label = name.replace("_", " ")
         axes.plot(_epochs(history), shown, "o", color=colour, markersize=3, alpha=0.8, label=label)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(float(np.nanmax(series(history, name))) for name in names))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     _title(axes, "counts an epoch")
     _key(axes)
