@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from avader.model.schedule import at, total_epochs
 from avader.pipelines.progress import duration
 from avader.recipe import Schedule
-from avader.report.history import COMPONENTS, HELD_OUT, WEIGHT, Row, counts, terms
+from avader.report.history import COMPONENTS, HELD_OUT, WEIGHT, Row, counts, terms, words
 
 LAST = 5
 """Epochs of a kind whose median time is taken for the next ones."""
@@ -103,12 +103,6 @@ def _shown(row: Row) -> list[str]:
     used = [name for name in terms([row]) if name not in SILENT and row.get(WEIGHT + name) != 0]
     pairs = [(name, HELD_OUT + name) for name in used]
     return [name for pair in pairs for name in pair if name in row]
-
-
-def words(name: str) -> str:
-    """A column's name for people: "mixture KL", "held-out loss"."""
-    text = name.replace(HELD_OUT, "held-out ").replace("_", " ")
-    return text.removesuffix("kl") + "KL" if text.endswith(" kl") else text
 
 
 def number(value: float | int | str) -> str:

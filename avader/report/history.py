@@ -78,6 +78,12 @@ def terms(history: Sequence[Row]) -> list[str]:
     return list(found)
 
 
+def words(name: str) -> str:
+    """A column's name for people: "mixture KL", "held-out loss"."""
+    text = name.replace(HELD_OUT, "held-out ").replace("_", " ")
+    return f"{text[:-2]}KL" if text.split()[-1] == "kl" else text
+
+
 def _measured(history: Sequence[Row]) -> list[str]:
     """Columns with a number other than 0 that are no weight and not aside."""
     other = {*ASIDE, "learning_rate", COMPONENTS, *weights(history)}

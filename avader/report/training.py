@@ -25,6 +25,7 @@ from avader.report.history import (
     series,
     terms,
     weights,
+    words,
 )
 
 COLUMNS = 3
@@ -136,15 +137,15 @@ def _draw_term(axes: Axes, history: Sequence[Row], name: str) -> None:
     _line(axes, history, values, LINES[0], "training")
     _line(axes, history, held_out, LINES[1], "held out", style="--")
     _scale(axes, np.concatenate([values, held_out]))
-    _title(axes, NAMES.get(name, name.replace("_", " ")))
+    trained = any(name in row for row in history)
+    _title(axes, NAMES.get(name, words(name if trained else HELD_OUT + name)))
 
 
 def _draw_weights(axes: Axes, history: Sequence[Row], _: str) -> None:
     """The factor on every weighted loss term."""
     names = weights(history)
     for colour, name in zip(cycle(LINES), names):
-        label = name.removeprefix(WEIGHT).replace("_", " ").replace(" kl", " KL")
-        _line(axes, history, series(history, name), colour, label)
+        _line(axes, history, series(history, name), colour, words(name.removeprefix(WEIGHT)))
     _title(axes, "weights of the loss terms")
     if names:
         _scale(axes, np.concatenate([series(history, name) for name in names]))
@@ -172,8 +173,7 @@ def _draw_counts(axes: Axes, history: Sequence[Row], _: str) -> None:
     for colour, name in zip(cycle(LINES), names):
         values = series(history, name)
         shown = np.where(values > 0, values, np.nan)
-        label = name.replace("_", " ")
-        axes.plot(_epochs(history), shown, "o", color=colour, markersize=3, alpha=0.8, label=label)
+        axes.plot(_epochs(history), shown, "o", color=colour, ms=3, alpha=0.8, label=words(name))
     axes.set_ylim(0, 1.15 * max(float(np.nanmax(series(history, name))) for name in names))
     axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
     _title(axes, "counts an epoch")

@@ -7,8 +7,10 @@ from avader.pipelines import sight
 from avader.pipelines.sight import Teller
 from avader.report import figures
 from avader.report.history import from_csv
-from avader.training.loop import Task, Watch, train
+from avader.training.data import MemoryImages
+from avader.training.loop import Watch, train
 from avader.training.state import fresh_state
+from avader.training.task import Task
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
 PHASES = [
@@ -36,14 +38,15 @@ def told(out, *, saved=None, keep_at=None, recipe=RECIPE):
     if saved is not None:
         state.restore(saved)
     teller = Teller(recipe, 60, str(out), lines)
-    teller.begin(state, images())
+    data = MemoryImages(images())
+    teller.begin(state, data)
 
     def epoch(state):
         teller.epoch(state)
         if state.epoch == keep_at:
             kept.append(state.to_bytes())
 
-    train(state, Task(recipe, images()), Watch(epoch=epoch, batch=teller.batch))
+    train(state, Task(recipe, data), Watch(epoch=epoch, batch=teller.batch))
     return lines, kept
 
 

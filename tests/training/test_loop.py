@@ -9,10 +9,10 @@ import torch
 from avader.errors import InputError, TrainingError
 from avader.model.schedule import at
 from avader.training.data import MemoryImages, Part, Share, held_out_rows
-from avader.training.loop import Watch, batch_of, train, train_epoch
+from avader.training.loop import Watch, batch_of, means, train, train_epoch
 from avader.training.mixture import effective_number, start_mixture
-from avader.training.objective import Objective, needs_views
-from avader.training.state import TrainingState, fresh_state
+from avader.training.objective import TERMS, Objective, needs_views
+from avader.training.state import Progress, TrainingState, fresh_state
 from avader.training.summary import summarise
 from avader.training.task import Task
 from tests.training.ranks import Threads
@@ -400,3 +400,14 @@ def test_the_output_starts_at_the_mean_pixel(output):
 def test_effective_number():
     assert effective_number([5.0, 0.0, 0.0]) == pytest.approx(1.0)
     assert effective_number([2.0, 2.0, 2.0]) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("least", "hungry"), [(0.0, 2), (0.5, 3), (0.05, 1)])
+def test_starving_components_are_counted(least, hungry):
+    """Shares of an equal one: 3.6, 0.3, 0.08, 0.02; a tenth counts where the recipe has none."""
+    recipe = changed(mixture={"least_share": least})
+    totals = torch.zeros(len(TERMS) + 4, dtype=torch.float64)
+    totals[len(TERMS) :] = torch.tensor([90.0, 7.5, 2.0, 0.5])
+    progress = Progress(totals, images=100)
+    assert means(progress, recipe, at(recipe.schedule, 3))["starving"] == hungry
+    assert means(progress, recipe, at(recipe.schedule, 0))["starving"] == 0

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from avader.training.loop import Task, Watch, start_mixture, train
+from avader.training.data import MemoryImages
+from avader.training.loop import Watch, train
+from avader.training.mixture import start_mixture
 from avader.training.pictures import examples, pictures
 from avader.training.state import fresh_state
+from avader.training.task import Task
 from tests.training.tiny import RECIPE, changed, images
 
 
@@ -19,7 +22,13 @@ def begun(recipe=RECIPE):
 )
 def test_examples_are_spread_evenly(count, rows):
     pixels = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    assert examples(pixels).ravel().tolist() == list(rows)
+    assert examples(MemoryImages(pixels)).ravel().tolist() == list(rows)
+
+
+def test_examples_are_held_out_where_some_are():
+    pixels = np.arange(100, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    held_out = np.array([3, 50, 99])
+    assert examples(MemoryImages(pixels, held_out=held_out)).ravel().tolist() == [3, 50, 99]
 
 
 def test_reconstructions_are_those_of_the_means():
@@ -76,7 +85,7 @@ def test_the_training_is_the_same_with_pictures_and_without():
         assert state.model.training
 
     with_pictures, without = begun(), begun()
-    task = Task(RECIPE, images())
+    task = Task(RECIPE, MemoryImages(images()))
     train(with_pictures, task, Watch(epoch=look))
     train(without, task, Watch())
     for one, two in zip(with_pictures.model.parameters(), without.model.parameters(), strict=True):
@@ -85,5 +94,5 @@ def test_the_training_is_the_same_with_pictures_and_without():
 
 def test_the_first_mixture_is_drawn_from():
     state = begun()
-    start_mixture(state, Task(RECIPE, images()))
+    start_mixture(state, Task(RECIPE, MemoryImages(images())))
     assert pictures(state, images(2)).components == [0, 1]
