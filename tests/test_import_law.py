@@ -37,6 +37,7 @@ EXCEPTIONS = {
     "survey/mock.py": {"galsim"},
     # k-means and EM.
     "mixture/initial.py": {"sklearn"},
+    # The Dirichlet-process mixture.
     "mixture/count.py": {"sklearn"},
     # Nearest neighbours and k-means; sparse graphs and their eigenvectors.
     "mixture/graph.py": {"sklearn", "scipy"},

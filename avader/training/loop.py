@@ -212,4 +212,5 @@ def means(progress: Progress, recipe: Recipe, weights: Weights) -> Metrics:
 def _starving(occupancy: list[float], recipe: Recipe) -> int:
     """How many components starve, by the recipe's share or, where it never reseeds, by STARVES."""
     shares = np.asarray(occupancy) / sum(occupancy)
-    return int(starving(shares, least=recipe.mixture.least_share or STARVES).sum())
+    least = (recipe.mixture.least_share or STARVES) / len(shares)
+    return len(starving(shares, least=least))

@@ -14,6 +14,7 @@ from avader.mixture.count import count_components
 from avader.mixture.gaussian import GaussianMixture, responsibilities
 from avader.mixture.graph import graph_partition, partition_mixture
 from avader.mixture.initial import Floats, initial_mixture, widened
+from avader.mixture.sample import mixture_arrays
 from avader.mixture.starving import reseeded, starving
 from avader.training.data import Images, as_images
 from avader.training.noise import Purpose, Rows, permutation
@@ -21,8 +22,6 @@ from avader.training.state import TrainingState
 from avader.training.task import Task
 
 ENCODE_BATCH = 256
-COUNT_BATCHES = 20
-"""Mini-batches that are counted for components = auto."""
 RESEED_ROWS = 20_000
 """Images by which starving components are made again."""
 
@@ -62,9 +61,7 @@ def first_mixture(state: TrainingState, task: Task) -> Start:
     components = settings.components
     line = f"  first mixture: {settings.start} on {len(rows):,} images"
     if components == "auto":
-        count = count_components(
-            means, most=settings.most_components, batches=COUNT_BATCHES, seed=seed
-        )
+        count = count_components(means, most=settings.most_components, seed=seed)
         components, line = count.components, f"{line}; {count.line()}"
     floor = settings.variance_floor
     if settings.start == "graph":
@@ -88,19 +85,20 @@ def reseed(state: TrainingState, task: Task) -> int:
     """Make components that starved in the epoch again from the largest; how many there were."""
     assert state.progress is not None
     occupancy = state.progress.totals[-state.model.components :].numpy()
-    hungry = starving(occupancy / occupancy.sum(), least=task.recipe.mixture.least_share)
-    if not hungry.any():
+    least = task.recipe.mixture.least_share / len(occupancy)
+    starved = starving(occupancy / occupancy.sum(), least=least)
+    if not len(starved):
         return 0
     fresh = None
     if task.group.is_first:
         rows = sample_rows(task, RESEED_ROWS)
         means, _ = encode_rows(state, task.images, rows)
-        fresh = reseeded(_arrays(state), means, hungry)
+        fresh = reseeded(mixture_arrays(state.model.mixture()), means, starved)
     state.model.set_mixture(*task.group.from_first(fresh))
     # The optimiser's memory of the old components would pull at the new ones.
     for parameter in state.model.mixture_parameters():
         state.optimiser.state.pop(parameter, None)
-    return int(hungry.sum())
+    return len(starved)
 
 
 def sample_rows(task: Task, most: int) -> Rows:
@@ -140,11 +138,3 @@ def _assigned(
         torch.from_numpy(latents).double(), GaussianMixture(weights.log(), means, variances)
     )
     return g.argmax(1).numpy()
-
-
-def _arrays(state: TrainingState) -> tuple[Floats, Floats, Floats]:
-    """The mixture's weights (K,), means (K, D) and variances (K, D)."""
-    mixture = state.model.mixture()
-    parts = (mixture.log_weights.exp(), mixture.means, mixture.variances)
-    weights, means, variances = (part.detach().cpu().numpy() for part in parts)
-    return weights, means, variances
