@@ -37,6 +37,12 @@ class Preprocessing(Section):
         "bilinear"
     )
     """Resampling kernel; widened when it reduces, but for nearest and bilinear-unfiltered."""
+    orientation: Literal["sky", "canonical"] = "sky"
+    """sky: as the survey gives it. canonical: turned so that the central source's major axis lies
+    along x, and flipped by where its light is; angle and flips are kept as columns."""
+    source_mask: bool = False
+    """Keep which pixels belong to the central source, as the columns source_mask and
+    mask_fraction."""
     limits: Literal["minmax", "percentiles", "fixed"] = "minmax"
     """What becomes 0 and 1: each image's least and greatest value, its percentiles, or one
     fixed range of flux. All bands of an image share their limits."""

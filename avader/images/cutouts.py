@@ -1,9 +1,10 @@
 """A decoded image to model-ready pixels, and pixels back to flux.
 
-Order: crop -> keep bands, weigh -> fill missing -> resize -> limits -> u -> stretch -> dtype,
-where u = (flux - low) / (high - low), clipped to [0, 1]. Limits are those of the resized image,
-shared by its bands, as the published model needs. Arithmetic is float32 up to the resize, float64
-after it. Legend: C bands, H W pixels, S side of the output.
+Order: crop -> keep bands, weigh -> fill missing -> resize -> (find the source -> turn the
+unresized flux into the canonical frame, resizing it) -> limits -> u -> stretch -> dtype, where
+u = (flux - low) / (high - low), clipped to [0, 1]. Limits are those of the resized image, shared
+by its bands, as the published model needs. Arithmetic is float32 up to the resize, float64 after
+it. Legend: C bands, H W pixels, S side of the output.
 """
 
 import math
@@ -12,22 +13,22 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pillow
 
 from avader.images.checks import CutoutError, Reason
 from avader.images.decode import Image
+from avader.images.orientation import (
+    Orientation,
+    find_orientation,
+    mask_to_canonical,
+    to_canonical,
+)
+from avader.images.resize import resize
+from avader.images.source import find_source, sky
 from avader.recipe import Preprocessing
-
-FILTERS = {
-    "nearest": Pillow.Resampling.NEAREST,
-    "box": Pillow.Resampling.BOX,
-    "bilinear": Pillow.Resampling.BILINEAR,
-    "bicubic": Pillow.Resampling.BICUBIC,
-    "lanczos": Pillow.Resampling.LANCZOS,
-}
 
 Flux = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Square = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,9 @@ class Cutout:
     pixels: uint8 or float16 (C, S, S); low, high: flux at pixel value 0 and 1, input units.
     saturated: a pixel inside the crop is saturated in any band of the file, kept or not.
     touches_edge: a pixel of the output's rim lies above half of the way between the limits, on
-    the linear scale, in any band. masked: a pixel was missing and has been filled.
+    the linear scale, in any band. masked: a pixel was missing and has been filled. orientation:
+    of the source on the sky, where it was asked to be undone. source: bool (S, S), the pixels of
+    the central source in the frame of the output, where orientation or mask was asked for.
     """
 
     pixels: npt.NDArray[Any]
@@ -46,6 +49,8 @@ class Cutout:
     saturated: bool
     touches_edge: bool
     masked: bool
+    orientation: Orientation | None = None
+    source: Mask | None = None
 
 
 def output_bands(preprocessing: Preprocessing) -> int | None:
@@ -62,26 +67,28 @@ def prepare(image: Image, preprocessing: Preprocessing) -> Cutout:
     band, misses too many pixels, or is constant: before the resize (every band is flat), between
     its limits (equal percentiles), or after clipping (all flux on one side of fixed limits).
     """
-    rows, columns = _crop(image.missing.shape, side=preprocessing.crop)
-    flux = _weigh(image.flux[:, rows, columns], preprocessing)
-    bad = image.missing[rows, columns] | np.isnan(flux).any(axis=0)
+    square = _crop(image.missing.shape, side=preprocessing.crop)
+    flux = _weigh(image.flux[:, *square], preprocessing)
+    bad = image.missing[square] | np.isnan(flux).any(axis=0)
     masked = bool(bad.any())
     if masked:
         flux = _fill(flux, bad, preprocessing)
     if all(band.min() == band.max() for band in flux):
         raise CutoutError(Reason.CONSTANT, f"every pixel is {flux[0, 0, 0]:g}")
-    flux = resize(flux, size=preprocessing.size, resample=preprocessing.resample)
-    low, high = _limits(flux, preprocessing)
-    unit = np.clip((flux.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+    resized, source, orientation = _framed(image, flux, square, preprocessing)
+    low, high = _limits(resized, preprocessing)
+    unit = np.clip((resized.astype(np.float64) - low) / (high - low), 0.0, 1.0)
     if unit.min() == unit.max():
         raise CutoutError(Reason.CONSTANT, f"all flux is on one side of limits {low:g}, {high:g}")
     return Cutout(
         pixels=_quantise(_stretch(unit, preprocessing), preprocessing),
         low=low,
         high=high,
-        saturated=bool(image.saturated[rows, columns].any()),
+        saturated=bool(image.saturated[square].any()),
         touches_edge=_touches_edge(unit),
         masked=masked,
+        orientation=orientation,
+        source=source,
     )
 
 
@@ -98,32 +105,7 @@ def restore_flux(
     return (low + _unstretch(x, preprocessing) * (high - low)).astype(np.float32)
 
 
-def resize(flux: Flux, *, size: int, resample: str) -> Flux:
-    """Flux (C, H, W) sampled at (C, S, S), band by band, with half-pixel centres.
-
-    Kernels are widened when they reduce, so that no pixel is skipped; not so "nearest", and not
-    "bilinear-unfiltered": two-by-two interpolation at the output's centres, as scikit-image 0.15
-    does with order 1 and anti_aliasing False. Beyond the outermost centres, which only an
-    enlargement meets, the outermost pixel is repeated (scikit-image reflects there by default).
-    """
-    if flux.shape[1:] == (size, size):
-        return flux
-    return np.stack([_resize_band(band, size=size, resample=resample) for band in flux])
-
-
-def _resize_band(band: Flux, *, size: int, resample: str) -> Flux:
-    source = Pillow.fromarray(np.ascontiguousarray(band))
-    if resample != "bilinear-unfiltered":
-        return np.asarray(source.resize((size, size), FILTERS[resample]), dtype=np.float32)
-    height, width = band.shape
-    steps = (width / size, 0.0, 0.0, 0.0, height / size, 0.0)
-    sampled = source.transform(
-        (size, size), Pillow.Transform.AFFINE, steps, resample=Pillow.Resampling.BILINEAR
-    )
-    return np.asarray(sampled, dtype=np.float32)
-
-
-def _crop(shape: tuple[int, ...], *, side: int) -> tuple[slice, slice]:
+def _crop(shape: tuple[int, ...], *, side: int) -> Square:
     """Rows and columns of the central square; an odd remainder leaves one more at the far side."""
     height, width = shape
     if side == 0:
@@ -132,7 +114,7 @@ def _crop(shape: tuple[int, ...], *, side: int) -> tuple[slice, slice]:
                 Reason.WRONG_SHAPE,
                 f"wanted a square image (or a crop), came {height} x {width} px",
             )
-        return slice(None), slice(None)
+        return slice(0, height), slice(0, width)
     if min(height, width) < side:
         raise CutoutError(
             Reason.TOO_SMALL, f"wanted at least {side} x {side} px, came {height} x {width} px"
@@ -185,14 +167,86 @@ def _fill(flux: Flux, bad: Mask, preprocessing: Preprocessing) -> Flux:
     return filled
 
 
+def _framed(
+    image: Image, flux: Flux, square: Square, preprocessing: Preprocessing
+) -> tuple[Flux, Mask | None, Orientation | None]:
+    """The square's flux (C, H, W), already filled, as (C, S, S) in the frame that is asked for.
+
+    With it the source's pixels in that frame (S, S) and its orientation on the sky, as far as
+    they are needed. The source is looked for in the sum of the bands, already resized.
+    """
+    resized = _finite(resize(flux, size=preprocessing.size, resample=preprocessing.resample))
+    if preprocessing.orientation == "sky" and not preprocessing.source_mask:
+        return resized, None, None
+    light = resized.sum(axis=0, dtype=np.float64)
+    source = find_source(light)
+    if preprocessing.orientation == "sky":
+        return resized, source, None
+    orientation = find_orientation(light, source)
+    turned = _finite(_canonical(image, flux, resized, square, orientation, preprocessing))
+    return turned, mask_to_canonical(source, orientation), orientation
+
+
+def _finite(flux: Flux) -> Flux:
+    if not np.isfinite(flux).all():
+        raise CutoutError(Reason.UNREADABLE, "weights or kernel take the flux beyond float32")
+    return flux
+
+
+def _canonical(
+    image: Image,
+    flux: Flux,
+    resized: Flux,
+    square: Square,
+    orientation: Orientation,
+    preprocessing: Preprocessing,
+) -> Flux:
+    """The square's flux (C, H, W), already filled, in the canonical frame (C, S, S).
+
+    Corners of that frame lie beyond the square: they take the image's own pixels where it has
+    them, and else the level of the sky, measured in each band of the resized square.
+    """
+    side = flux.shape[-1]
+    wide, inner = _surroundings(image.missing.shape, square)
+    around = np.array(_weigh(image.flux[:, *wide], preprocessing))
+    around[:, *inner] = flux
+    levels = [sky(band)[0] for band in resized]
+    missing = image.missing[wide].copy()
+    missing[inner] = False
+    for band, level in zip(around, levels, strict=True):
+        band[missing | ~np.isfinite(band)] = level
+    return to_canonical(
+        around,
+        orientation,
+        side=side,
+        size=preprocessing.size,
+        resample=preprocessing.resample,
+        fill=levels,
+    )
+
+
+def _surroundings(shape: tuple[int, ...], square: Square) -> tuple[Square, Square]:
+    """A wider rectangle with the same centre that holds the square however it is turned, cut at
+    the image's edges; and the square's place in it."""
+    side = square[0].stop - square[0].start
+    reach = math.ceil((math.sqrt(2) - 1) / 2 * side) + 2
+    margins = [
+        min(reach, part.start, length - part.stop)
+        for part, length in zip(square, shape, strict=True)
+    ]
+    wide = tuple(
+        slice(part.start - margin, part.stop + margin)
+        for part, margin in zip(square, margins, strict=True)
+    )
+    inner = tuple(slice(margin, margin + side) for margin in margins)
+    return (wide[0], wide[1]), (inner[0], inner[1])
+
+
 def _limits(flux: Flux, preprocessing: Preprocessing) -> tuple[float, float]:
     """Flux that becomes 0 and 1, of the resized image; low < high."""
-    least, greatest = float(flux.min()), float(flux.max())
-    if not (math.isfinite(least) and math.isfinite(greatest)):
-        raise CutoutError(Reason.UNREADABLE, "weights or kernel take the flux beyond float32")
     if preprocessing.limits == "fixed":
         return preprocessing.fixed
-    low, high = least, greatest
+    low, high = float(flux.min()), float(flux.max())
     if preprocessing.limits == "percentiles":
         low, high = (float(v) for v in np.percentile(flux, preprocessing.percentiles))
     if not low < high:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from avader.images.cutouts import resize
+from avader.images.resize import resize
 from tests.images.oracles import KERNELS, noise, sampled
 
 
