@@ -1,6 +1,6 @@
 """Name, type, unit, UCD and meaning of every column: the one source of truth.
 
-Legend: B images, C bands, H W pixels, D latent dimensions, K components.
+Legend: B images, C bands, H W pixels, D latent dimensions, K components, M = ceil(H W / 8) bytes.
 Vectors are fixed_size_list, which pyarrow, pandas, polars, DuckDB and astropy all open.
 """
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 
 import pyarrow as pa
+
+from avader.recipe import Preprocessing
 
 
 class Flag(IntFlag):
@@ -30,7 +32,7 @@ FLAG_MEANINGS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column. length: "K", "D", "CHW" for vectors, empty for scalars."""
+    """One column. length: "K", "D", "CHW", "M" for vectors, empty for scalars."""
 
     name: str
     type: pa.DataType
@@ -51,12 +53,43 @@ _COMPONENT = Column(
     "component", pa.int16(), "", "meta.code.class", "number of the mixture component, from 0"
 )
 
+_ORIENTATION = (
+    Column(
+        "orientation_angle",
+        pa.float32(),
+        "deg",
+        "pos.posAng",
+        "of the canonical image's x axis (the major axis) on the sky, from the cutout's x axis, 0 "
+        "to 180, counter-clockwise with the first row on top",
+    ),
+    Column(
+        "orientation_flips",
+        pa.uint8(),
+        "",
+        "meta.code",
+        "bits, flips from sky to canonical, after the turn back: 1 along x, 2 along y",
+    ),
+)
+_MASK_FRACTION = Column(
+    "mask_fraction", pa.float32(), "", "stat.value", "share of pixels of the central source"
+)
+
 CUTOUT_COLUMNS = (
     _OBJECT_ID,
     *_POSITION,
     Column("image", pa.uint8(), "", "obs.image", "model-ready pixels, tensor [C, H, W]", "CHW"),
     Column("limit_low", pa.float64(), "", "stat.min", "flux at pixel value 0, input units"),
     Column("limit_high", pa.float64(), "", "stat.max", "flux at pixel value 1, input units"),
+    *_ORIENTATION,
+    _MASK_FRACTION,
+    Column(
+        "source_mask",
+        pa.uint8(),
+        "",
+        "meta.code",
+        "pixels of the central source, [H, W] flattened, 8 a byte, the first in the highest bit",
+        "M",
+    ),
     _FLAGS,
 )
 CLASSIFIED_COLUMNS = (
@@ -83,12 +116,15 @@ CLASSIFIED_COLUMNS = (
         "stat.fit.residual",
         "mean squared error per pixel, on the [0, 1] scale",
     ),
+    *_ORIENTATION,
+    _MASK_FRACTION,
     _FLAGS,
 )
 SYNTHETIC_COLUMNS = (
     Column("index", pa.int64(), "", "meta.id;meta.main", "address in the synthetic sky, from 0"),
     _COMPONENT,
     Column("latent", pa.float32(), "", "stat.value", "the latent that was drawn", "D"),
+    *_ORIENTATION,
     Column("image", pa.uint8(), "", "obs.image", "decoded pixels, [C, H, W] flattened", "CHW"),
 )
 REJECT_COLUMNS = (
@@ -105,34 +141,69 @@ COLUMNS = {
 }
 RESERVED = frozenset(column.name for columns in COLUMNS.values() for column in columns)
 POSITION_NAMES = tuple(column.name for column in _POSITION)
+ORIENTATION_NAMES = tuple(column.name for column in _ORIENTATION)
+# Columns that a folder may lack.
+OPTIONAL = frozenset({*POSITION_NAMES, *ORIENTATION_NAMES, "mask_fraction", "source_mask"})
+
+
+def source_names(preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Names of the optional cutout columns, about the central source, that settings ask for."""
+    turned, masked = preprocessing.orientation == "canonical", preprocessing.source_mask
+    return (
+        *(ORIENTATION_NAMES if turned else ()),
+        *(("mask_fraction",) if turned or masked else ()),
+        *(("source_mask",) if masked else ()),
+    )
 
 
 def cutout_schema(
-    shape: tuple[int, int, int], *, dtype: str, positions: bool, carried: Iterable[pa.Field] = ()
+    shape: tuple[int, int, int],
+    *,
+    dtype: str,
+    positions: bool,
+    optional: Iterable[str] = (),
+    carried: Iterable[pa.Field] = (),
 ) -> pa.Schema:
-    """Columns of a cutout shard; shape is (C, H, W), dtype uint8 or float16."""
+    """Columns of a cutout shard; shape is (C, H, W), dtype uint8 or float16.
+
+    optional: names of other optional columns to include.
+    """
     tensor = pa.fixed_shape_tensor(_pixel_type(dtype), shape)
+    lengths = {"M": -(-shape[1] * shape[2] // 8)}
     fields = [
-        pa.field("image", tensor, nullable=False) if column.name == "image" else _field(column, {})
-        for column in _present(CUTOUT_COLUMNS, positions)
+        pa.field("image", tensor, nullable=False)
+        if column.name == "image"
+        else _field(column, lengths)
+        for column in _present(CUTOUT_COLUMNS, positions, optional)
     ]
     return pa.schema([*fields, *carried])
 
 
 def classified_schema(
-    *, latent: int, components: int, positions: bool, carried: Iterable[pa.Field] = ()
+    *,
+    latent: int,
+    components: int,
+    positions: bool,
+    optional: Iterable[str] = (),
+    carried: Iterable[pa.Field] = (),
 ) -> pa.Schema:
-    """Columns of a classified catalogue; latent is D, components K."""
+    """Columns of a classified catalogue; latent is D, components K.
+
+    optional: names of other optional columns to include, those that it does not have ignored.
+    """
     lengths = {"D": latent, "K": components}
-    fields = [_field(column, lengths) for column in _present(CLASSIFIED_COLUMNS, positions)]
-    return pa.schema([*fields, *carried])
+    present = _present(CLASSIFIED_COLUMNS, positions, optional)
+    return pa.schema([*(_field(column, lengths) for column in present), *carried])
 
 
-def synthetic_schema(shape: tuple[int, int, int], *, latent: int) -> pa.Schema:
+def synthetic_schema(
+    shape: tuple[int, int, int], *, latent: int, optional: Iterable[str] = ()
+) -> pa.Schema:
     """Columns of a synthetic catalogue; the image's shape (C, H, W) is in its metadata."""
     bands, height, width = shape
     lengths = {"D": latent, "CHW": bands * height * width}
-    fields = [_field(column, lengths) for column in SYNTHETIC_COLUMNS]
+    present = _present(SYNTHETIC_COLUMNS, False, optional)
+    fields = [_field(column, lengths) for column in present]
     image = fields.pop().with_metadata({"shape": f"[{bands}, {height}, {width}]"})
     return pa.schema([*fields, image])
 
@@ -166,8 +237,9 @@ def flag_table() -> str:
     return "\n".join(rows)
 
 
-def _present(columns: Sequence[Column], positions: bool) -> list[Column]:
-    return [column for column in columns if positions or column.name not in POSITION_NAMES]
+def _present(columns: Sequence[Column], positions: bool, optional: Iterable[str]) -> list[Column]:
+    wanted = {*optional, *(POSITION_NAMES if positions else ())}
+    return [column for column in columns if column.name in wanted or column.name not in OPTIONAL]
 
 
 def _field(column: Column, lengths: dict[str, int]) -> pa.Field:

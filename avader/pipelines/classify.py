@@ -25,6 +25,7 @@ from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit
+from avader.recipe import Preprocessing
 
 Columns = dict[str, np.ndarray]
 
@@ -67,7 +68,10 @@ def check_match(
 
     Raises InputError where data and model differ otherwise, with both shown.
     """
-    packed, wanted = data.settings["preprocessing"], model.config["preprocessing"]
+    # Folders from before a setting was there were made as its default makes them.
+    defaults = Preprocessing().model_dump(mode="json")
+    packed = {**defaults, **data.settings["preprocessing"]}
+    wanted = {**defaults, **model.config["preprocessing"]}
     unknown = sorted(set(accepted) - wanted.keys())
     if unknown:
         raise InputError(
@@ -206,6 +210,7 @@ class ClassifyUnit:
             latent=columns["latent_mean"].shape[1],
             components=probability.shape[1],
             positions="ra" in cutouts.column_names,
+            optional=cutouts.column_names,
             carried=schema.carried_fields(cutouts.schema),
         )
         carried = {name: cutouts[name] for name in wanted.names if name not in ours}

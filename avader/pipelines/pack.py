@@ -34,6 +34,7 @@ def run(settings: PackSettings) -> None:
         tuple(plan.settings["shape"]),
         dtype=preprocessing.dtype,
         positions=source.has_positions,
+        optional=schema.source_names(preprocessing),
         carried=source.carried,
     )
 
@@ -141,11 +142,13 @@ class PackUnit:
                 kept.append(number)
             except CutoutError as error:
                 rejects.append(rows.Reject(row["object_id"] or "", error.reason, error.detail))
+        # Typed, since pyarrow takes an empty plain list for one of nulls.
+        kept_rows = source.drop_columns(["image", "problem"]).take(pa.array(kept, pa.int64()))
         return shards.write_unit(
             self.out,
             unit,
             rows_in=source.num_rows,
-            table=self._table(source.drop_columns(["image", "problem"]).take(kept), cutouts),
+            table=self._table(kept_rows, cutouts),
             rejects=rows.reject_table(rejects, unit.name),
         )
 
@@ -177,9 +180,26 @@ class PackUnit:
             "limit_high": np.array([cutout.high for cutout in cutouts], np.float64),
             "flags": np.array([_flags(cutout) for cutout in cutouts], np.int32),
         }
+        columns |= _source_columns(cutouts, self.schema)
         if "_healpix_29" in self.schema.names:
             columns["_healpix_29"] = healpix_29(source["ra"].to_numpy(), source["dec"].to_numpy())
         return rows.table(self.schema, columns)
+
+
+def _source_columns(cutouts: Sequence[Cutout], wanted: pa.Schema) -> dict[str, np.ndarray]:
+    """The optional columns about the central source, of those cutouts that have one."""
+    turns = [cutout.orientation for cutout in cutouts if cutout.orientation is not None]
+    masks = [cutout.source for cutout in cutouts if cutout.source is not None]
+    columns: dict[str, np.ndarray] = {
+        "orientation_angle": np.array([turn.angle for turn in turns], np.float32),
+        "orientation_flips": np.array([turn.flips for turn in turns], np.uint8),
+        "mask_fraction": np.array([mask.mean() for mask in masks], np.float32),
+    }
+    if "source_mask" in wanted.names:
+        packed = [np.packbits(mask) for mask in masks]
+        length = wanted.field("source_mask").type.list_size
+        columns["source_mask"] = np.array(packed, np.uint8).reshape(len(masks), length)
+    return columns
 
 
 def _light_rows(source: pa.Table) -> Iterator[dict[str, Any]]:

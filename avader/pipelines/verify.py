@@ -116,7 +116,7 @@ class Audit:
         if self.first_schema is None:
             self.first_schema = found
             names = {column.name for column in schema.COLUMNS[self.held.kind]}
-            absent = names - set(found.names) - set(schema.POSITION_NAMES)
+            absent = names - set(found.names) - schema.OPTIONAL
             yield from (f"wanted a column {name}" for name in sorted(absent))
         elif not found.equals(self.first_schema):
             yield "its columns differ from the first part's"

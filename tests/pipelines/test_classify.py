@@ -149,6 +149,36 @@ def test_other_preprocessing_is_refused(data, tmp_path, name, model_changes, mes
     assert not (tmp_path / "out").exists()
 
 
+def test_orientation_and_mask_fraction_are_carried(ray_session, tmp_path):
+    preprocessing = PREPROCESSING.model_copy(
+        update={"orientation": "canonical", "source_mask": True}
+    )
+    source = write_table(tmp_path / "table.parquet", 12)
+    folder = str(tmp_path / "packed")
+    pack.run(PackSettings(source=source, out=folder, workers=2, preprocessing=preprocessing))
+    model = write_tiny_model(tmp_path / "model", preprocessing=preprocessing)
+    found = classified(model, folder, tmp_path / "out").to_arrow()
+    packed = avader.open_catalogue(folder).to_arrow()
+    for name in ("orientation_angle", "orientation_flips", "mask_fraction"):
+        assert found[name].equals(packed[name])
+    assert len(set(found["orientation_angle"].to_pylist())) == 12
+    assert "source_mask" not in found.column_names
+    verify.run(VerifySettings(catalogue=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("side", ["data", "model"])
+def test_folders_from_before_a_setting_have_its_default(data, model, side):
+    """Neither frame nor mask was a setting of the first folders: all were in the sky frame."""
+    held, files = read_manifest(data), classify.read_model(model)
+    old, new = (held.settings, files.config) if side == "data" else (files.config, held.settings)
+    for name in ("orientation", "source_mask"):
+        del old["preprocessing"][name]
+    assert classify.check_match(held, files) == {}
+    new["preprocessing"]["orientation"] = "canonical"
+    with pytest.raises(InputError, match=r"orientation is (sky|canonical) in the data"):
+        classify.check_match(held, files)
+
+
 def test_wrong_image_size_is_refused(data, tmp_path):
     network = Network(size=32, latent=3, filters=(4, 6), kernels=(3, 5), decoder_kernels=(5, 3))
     other = write_tiny_model(tmp_path / "m", network=network, preprocessing=Preprocessing(size=32))

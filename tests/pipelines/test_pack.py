@@ -9,6 +9,8 @@ import avader
 from avader.catalogue.pixels import healpix_29
 from avader.config import PackSettings, VerifySettings
 from avader.errors import InputError
+from avader.images.cutouts import prepare
+from avader.images.decode import decode_image
 from avader.io.manifest import read_manifest
 from avader.pipelines import pack, verify
 from avader.pipelines.duplicates import repeated_rows
@@ -193,3 +195,46 @@ def test_a_replaced_file_is_another_plan(ray_session, tmp_path):
     (tmp_path / "survey" / "g0001.png").write_bytes(b"no longer an image")
     with pytest.raises(InputError, match="its input has changed"):
         packed(source, tmp_path / "out")
+
+
+class TestSource:
+    """The columns about the central source, where the settings ask for them."""
+
+    TURNED = PREPROCESSING.model_copy(update={"orientation": "canonical"})
+    MASKED = PREPROCESSING.model_copy(update={"source_mask": True})
+
+    def names(self, source, out, preprocessing) -> set[str]:
+        catalogue = packed(source, out, preprocessing=preprocessing)
+        verify.run(VerifySettings(catalogue=str(out)))
+        return set(catalogue.dataset.schema.names)
+
+    def test_columns_are_those_asked_for(self, ray_session, tmp_path):
+        source = write_pngs(tmp_path / "survey", 6)
+        plain = self.names(source, tmp_path / "plain", PREPROCESSING)
+        turned = self.names(source, tmp_path / "turned", self.TURNED)
+        masked = self.names(source, tmp_path / "masked", self.MASKED)
+        assert turned - plain == {"orientation_angle", "orientation_flips", "mask_fraction"}
+        assert masked - plain == {"mask_fraction", "source_mask"}
+
+    def test_values_are_those_of_the_preparation(self, ray_session, tmp_path):
+        both = self.TURNED.model_copy(update={"source_mask": True, "size": 19})
+        source = write_pngs(tmp_path / "survey", 20)
+        catalogue = packed(source, tmp_path / "out", preprocessing=both)
+        table, images = catalogue.to_arrow(), catalogue.images(range(20))
+        assert table.schema.field("source_mask").type == pa.list_(pa.uint8(), -(-19 * 19 // 8))
+        for row, values in enumerate(table.drop_columns("image").to_pylist()):
+            data = (tmp_path / "survey" / f"{values['object_id']}.png").read_bytes()
+            wanted = prepare(decode_image(data), both)
+            np.testing.assert_array_equal(images[row], wanted.pixels)
+            assert values["orientation_angle"] == wanted.orientation.angle
+            assert values["orientation_flips"] == wanted.orientation.flips
+            assert values["mask_fraction"] == pytest.approx(wanted.source.mean())
+            bits = np.unpackbits(np.array(values["source_mask"], np.uint8), count=19 * 19)
+            np.testing.assert_array_equal(bits.reshape(19, 19), wanted.source)
+
+    def test_a_shard_of_rejects_alone(self, ray_session, tmp_path):
+        source = write_table(tmp_path / "t.parquet", 3, image=[b"x", b"y", png_bytes(1)])
+        both = self.TURNED.model_copy(update={"source_mask": True})
+        catalogue = packed(source, tmp_path / "out", preprocessing=both, rows_per_shard=2)
+        assert catalogue.manifest.totals == {"rows_in": 3, "rows": 1, "rejects": 2}
+        verify.run(VerifySettings(catalogue=str(tmp_path / "out")))
