@@ -243,13 +243,16 @@ def test_killed_driver(whole, place, slow_looks, tmp_path, request):
 
 def as_toml(recipe) -> str:
     """A recipe as TOML text, by its plain values."""
-    values = recipe.model_dump(mode="json")
+    return "\n".join(toml_lines(recipe.model_dump(mode="json")))
+
+
+def toml_lines(values: dict, section: str = "") -> list[str]:
     top = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{name} = {toml_value(value)}" for name, value in top.items()]
-    for name, section in values.items():
-        if isinstance(section, dict):
-            lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items())]
-    return "\n".join(lines)
+    lines = [f"[{section}]"] if section else []
+    lines += [f"{name} = {toml_value(value)}" for name, value in top.items()]
+    for name in values.keys() - top.keys():
+        lines += toml_lines(values[name], f"{section}.{name}" if section else name)
+    return lines
 
 
 def toml_value(value) -> str:
