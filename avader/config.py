@@ -227,8 +227,11 @@ def parse(
     if given.config is not None:
         settings = _toml(read_text(given.config), given.config)
     if verb == "train":
-        recipe = given.recipe or settings.get("recipe") or kind.model_fields["recipe"].default
-        settings = _merged(_toml(recipe_text(recipe), recipe), settings)
+        name = given.recipe or settings.get("recipe") or kind.model_fields["recipe"].default
+        recipe = recipe_settings(
+            _toml(recipe_text(name), name), name, mode=given.mode or settings.get("mode", "")
+        )
+        settings = _merged(recipe, settings)
     try:
         return kind(_cli_parse_args=list(arguments), _cli_prog_name=f"avader {verb}", **settings)
     except ValidationError as error:
@@ -240,11 +243,28 @@ def parse(
         ) from error
 
 
+def recipe_settings(table: Mapping[str, Any], name: str, *, mode: str = "") -> dict[str, Any]:
+    """A recipe's settings in one of its modes, from its TOML table; empty takes its own choice.
+
+    The table's [modes.NAME] go over its other settings. Raises InputError for a mode it hasn't.
+    """
+    settings = dict(table)
+    modes = settings.pop("modes", {})
+    chosen = mode or settings.get("mode", "")
+    if not chosen:
+        return settings
+    if chosen not in modes:
+        found = ", ".join(sorted(modes)) or "none"
+        raise InputError(f"--mode: wanted a mode of recipe {name} ({found}), got {chosen}")
+    return _merged(settings, {**modes[chosen], "mode": chosen})
+
+
 def _early(arguments: Sequence[str]) -> argparse.Namespace:
     """The settings that name files, which are needed before the others are read."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", default=os.environ.get("AVADER_CONFIG"))
     parser.add_argument("--recipe", default=os.environ.get("AVADER_RECIPE"))
+    parser.add_argument("--mode", default=os.environ.get("AVADER_MODE"))
     return parser.parse_known_args(list(arguments))[0]
 
 

@@ -92,19 +92,24 @@ class Network(Section):
     """The encoder's and decoder's sizes (paper, section 3.4)."""
 
     size: int = Field(64, ge=8, le=1024)
-    """Side of the images, px; divisible by 2 for every block."""
+    """Side of the images, px; divisible by 2 for every block (any side with reduction = stride and
+    decoder = dense)."""
     bands: Positive = 1
     """Bands of the images."""
     latent: Positive = 20
     """D, latent dimensions."""
     filters: tuple[Positive, ...] = (32, 32, 16)
-    """Filters of the encoder's blocks, first to last; the decoder's are their reverse."""
+    """Filters of the encoder's blocks, first to last."""
+    decoder_filters: tuple[Positive, ...] = ()
+    """Filters of the decoder's blocks, first to last; empty: the encoder's in reverse."""
     kernels: tuple[Kernel, ...] = (3, 5, 5)
     """Odd kernel sizes of the encoder's blocks, px."""
     decoder_kernels: tuple[Kernel, ...] = (5, 5, 5)
     """Odd kernel sizes of the decoder's blocks, first to last, px."""
     convolutions: int = Field(2, ge=1, le=8)
-    """Convolutions of a block, each with its activation."""
+    """Convolutions of an encoder's block, each with its activation."""
+    decoder_convolutions: int = Field(2, ge=1, le=8)
+    """Convolutions of a decoder's block."""
     blocks: Literal["plain", "residual"] = "plain"
     """residual: a convolution that keeps the number of maps adds to what it was given."""
     normalisation: Literal["none", "group"] = "none"
@@ -131,13 +136,18 @@ class Network(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         blocks = len(self.filters)
+        if self.decoder_filters and len(self.decoder_filters) != blocks:
+            raise ValueError(
+                f"decoder_filters: wanted one per block ({blocks}), got {len(self.decoder_filters)}"
+            )
         for name in ("kernels", "decoder_kernels"):
             kernels = getattr(self, name)
             if len(kernels) != blocks:
                 raise ValueError(f"{name}: wanted one per block ({blocks}), got {len(kernels)}")
             if any(kernel % 2 == 0 for kernel in kernels):
                 raise ValueError(f"{name}: wanted odd sizes, got {list(kernels)}")
-        if self.size % 2**blocks:
+        halves_any = self.reduction == "stride" and self.decoder == "dense"
+        if self.size % 2**blocks and not halves_any:
             raise ValueError(f"size: wanted a multiple of {2**blocks}, got {self.size}")
         return self
 
@@ -261,6 +271,9 @@ class Contrast(Section):
 class Recipe(Section):
     """A whole training."""
 
+    mode: str = Field("", pattern="^[a-z0-9-]*$")
+    """The recipe's way of training, one of its [modes] tables: paper, the paper's method; ours,
+    with terms that are not in the paper. Empty takes the recipe's own choice."""
     network: Network = Network()
     """Sizes of the network."""
     mixture: Mixture = Mixture()

@@ -1,6 +1,7 @@
 """Every script in benchmarks/ answers in a minute with --quick, its figures in its last line."""
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -8,17 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common import real_data
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
     path.stem
     for path in (ROOT / "benchmarks").glob("*.py")
-    if path.stem not in ("__init__", "common")
+    if path.stem not in ("__init__", "common", "training")
 )
+NEEDS_REAL_DATA = {"galaxies", "mnist_clustering"}
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_quick(script):
+    if script in NEEDS_REAL_DATA and real_data() is None:
+        pytest.skip("wants AVADER_REAL_DATA")
     began = time.monotonic()
     ran = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{script}", "--quick"],
@@ -29,5 +35,7 @@ def test_quick(script):
     )
     assert ran.returncode == 0, ran.stderr
     figures = json.loads(ran.stdout.splitlines()[-1])
-    assert any(name.endswith("_ratio") and value > 0 for name, value in figures.items())
+    measured = [value for value in figures.values() if isinstance(value, float)]
+    assert len(measured) > 2
+    assert all(math.isfinite(value) and value > -1 for value in measured)
     assert time.monotonic() - began < 120  # 60 s on a quiet machine

@@ -81,9 +81,9 @@ def down_block(network: Network, channels: int, filters: int, kernel: int) -> nn
 def up_block(network: Network, channels: int, filters: int, kernel: int) -> nn.Module:
     """A decoder's block: (B, channels, h, w) -> (B, filters, 2h, 2w)."""
     shuffles = network.upsampling == "pixel-shuffle"
-    doubling = 0 if network.upsample == "before" else network.convolutions - 1
+    doubling = 0 if network.upsample == "before" else network.decoder_convolutions - 1
     parts: list[nn.Module] = []
-    for number in range(network.convolutions):
+    for number in range(network.decoder_convolutions):
         taken = filters if number else channels
         if shuffles and number == doubling:
             convolved = [convolution(taken, 4 * filters, kernel), nn.PixelShuffle(2)]
@@ -105,7 +105,7 @@ def bilinear(network: Network) -> nn.Module:
 
 def inner_shape(network: Network) -> tuple[int, int, int]:
     """Shape (F, h, w) between the convolutions and the dense layers."""
-    side = int(network.size // 2 ** len(network.filters))
+    side = -(-network.size // 2 ** len(network.filters))  # stride 2 rounds up each time
     return network.filters[-1], side, side
 
 
@@ -149,8 +149,8 @@ class Decoder(nn.Module):
         self.inner = inner_shape(network)
         self.dense = nn.Linear(network.latent, inner_features(network))
         self.activation = nn.LeakyReLU(network.slope)
-        filters = network.filters[::-1]
-        channels = (filters[0], *filters)
+        filters = network.decoder_filters or network.filters[::-1]
+        channels = (network.filters[-1], *filters)
         self.blocks = nn.Sequential(
             *(
                 up_block(network, *sizes)

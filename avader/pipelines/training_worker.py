@@ -123,13 +123,18 @@ def part_images(table: pa.Table) -> tuple[Pixels, Masks | None]:
 
 
 def tune_process() -> None:
-    """Use this worker's CPUs, and keep freed memory for the next batch.
-
-    glibc gives large arrays back to the system at once, and page faults then cost a third to two
-    thirds of the speed on CPUs.
-    """
+    """Use this worker's CPUs, and keep freed memory for the next batch."""
     assigned = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, min(int(assigned), os.cpu_count() or 1)))
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed in this process.
+
+    It gives large arrays back to the system at once, and page faults then cost a third to two
+    thirds of the speed on CPUs.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD

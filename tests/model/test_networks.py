@@ -51,11 +51,17 @@ def test_published_sizes():
 
 
 VARIANTS = [
-    {"convolutions": 1, "normalisation": "group", "reduction": "stride"},
+    {
+        "convolutions": 1,
+        "decoder_convolutions": 1,
+        "normalisation": "group",
+        "reduction": "stride",
+    },
     {"blocks": "residual", "upsample": "before"},
-    {"blocks": "residual", "upsampling": "pixel-shuffle", "convolutions": 3},
+    {"blocks": "residual", "upsampling": "pixel-shuffle", "decoder_convolutions": 3},
     {"upsampling": "pixel-shuffle", "upsample": "before", "normalisation": "group"},
     {"decoder": "dense", "decoder_widths": (7,)},
+    {"decoder_filters": (3, 2), "upsampling": "pixel-shuffle"},
 ]
 
 

@@ -4,25 +4,48 @@ import tomllib
 
 import pytest
 
+from avader.config import recipe_settings
 from avader.errors import InputError
 from avader.model.schedule import total_epochs
 from avader.recipe import Mixture, Recipe
 from avader.recipes import RECIPES, load_recipe_text
 
 
+def recipe_in(name: str, mode: str = "") -> Recipe:
+    return Recipe(**recipe_settings(tomllib.loads(load_recipe_text(name)), name, mode=mode))
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_is_valid_and_headed(name):
     text = load_recipe_text(name)
-    recipe = Recipe(**tomllib.loads(text))
+    recipe = recipe_in(name)
     head = text.split("\n\n")[0]
     assert all(f"# {word}" in head for word in ("Command", "Cost", "Result"))
     assert f"--recipe {name}" in head
     assert total_epochs(recipe.schedule) >= 2
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_both_modes_stand_side_by_side(name):
+    paper, ours = recipe_in(name, "paper"), recipe_in(name, "ours")
+    assert (paper.mode, ours.mode) == ("paper", "ours")
+    assert recipe_in(name) in (paper, ours)
+    assert paper.contrast.weight == paper.agreement == paper.schedule.pseudo_labels == 0
+    assert paper.outside_weight == 1
+    assert paper.mixture.start == "em"
+    assert paper.mixture.responsibilities == "sample"
+    assert ours.contrast.weight > 0
+    assert ours.network == paper.network  # so that a comparison is of the methods alone
+
+
+def test_a_mode_that_a_recipe_has_not():
+    with pytest.raises(InputError, match=r"a mode of recipe mnist \(ours, paper\), got theirs"):
+        recipe_in("mnist", "theirs")
+
+
 def test_the_papers_recipe_is_the_default():
     """But for the first mixture, which the paper made from 200 batches and did not widen."""
-    recipe = Recipe(**tomllib.loads(load_recipe_text("paper")))
+    recipe = recipe_in("paper")
     default = Recipe()
     assert recipe.schedule == default.schedule
     assert recipe.optimiser == default.optimiser
