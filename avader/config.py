@@ -170,6 +170,9 @@ class GenerateSettings(InferenceSettings):
     """Components to draw from, by number from 0, with their weights renormalised; empty: all."""
     variance_scale: float = Field(1.0, gt=0)
     """Factor on the components' variances (the paper's figures used 0.5)."""
+    orientation: Literal["canonical", "random"] = "canonical"
+    """canonical: images as the model draws them. random: each object is put on the sky at a random
+    angle and flips, which become columns; for models of canonical cutouts."""
     rows_per_shard: Positive = 10_000
     """Objects of a shard."""
 
@@ -190,6 +193,9 @@ class ReportSettings(JobSettings):
     """Folder URI of the classified catalogue."""
     data: str | None = None
     """Folder URI of the packed cutouts; none takes the one the catalogue was made from."""
+    frame: Literal["stored", "sky", "canonical"] = "stored"
+    """How galaxies are shown: as they are packed; put back on the sky; or canonical, which only
+    cutouts packed so can be."""
     out: str
     """Folder for index.html."""
 

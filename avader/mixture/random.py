@@ -62,6 +62,20 @@ def normals(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
     return result
 
 
+def orientations(
+    seed: int, start: int, count: int
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Uniform orientations on the sky of objects start .. start + count - 1: angles and flips (B,).
+
+    An object uses 2 words of the orientation stream: word 0 gives the angle, 180 u degrees in
+    [0, 180), rounded to float32; the two highest bits of word 1 are the flips, 2 along y then
+    1 along x. Half turns are both flips together, so every pose is as likely as its mirror image.
+    """
+    raw = words(seed, Stream.ORIENTATION, start, count, 2)
+    angle = (180.0 * uniforms(raw[:, 0])).astype(np.float32) % np.float32(180)
+    return angle, (raw[:, 1] >> np.uint64(62)).astype(np.uint8)
+
+
 def _check(seed: int, start: int, count: int, blocks: int) -> None:
     if not 0 <= seed < 2**63:
         raise InputError(f"seed: wanted 0 to 2^63 - 1, got {seed}")

@@ -15,9 +15,10 @@ from avader.catalogue import rows, schema
 from avader.catalogue.provenance import package_versions, provenance
 from avader.config import GenerateSettings
 from avader.errors import InputError
+from avader.images.orientation import Orientation, to_sky
 from avader.io import shards, storage
 from avader.io.models import ModelFiles, read_model
-from avader.mixture.random import LAYOUT_VERSION
+from avader.mixture.random import LAYOUT_VERSION, orientations
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.units import finish_folder
@@ -62,7 +63,7 @@ def check_components(wanted: Sequence[int], components: int) -> None:
 
 
 def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:
-    content = {"count", "seed", "components", "variance_scale", "rows_per_shard"}
+    content = {"count", "seed", "components", "variance_scale", "rows_per_shard", "orientation"}
     return Plan(
         kind="synthetic",
         settings={
@@ -116,13 +117,17 @@ class GenerateUnit:
             components=self.settings.components or None,
             variance_scale=self.settings.variance_scale,
         )
-        images = self._images(z)
+        turns = self._turns(start, stop)
+        images = self._images(z, turns)
+        optional = schema.ORIENTATION_NAMES if turns else ()
         table = rows.table(
-            schema.synthetic_schema(images.shape[1:], latent=z.shape[1]),
+            schema.synthetic_schema(images.shape[1:], latent=z.shape[1], optional=optional),
             {
                 "index": np.arange(start, stop, dtype=np.int64),
                 "component": component,
                 "latent": z,
+                "orientation_angle": np.array([turn.angle for turn in turns], np.float32),
+                "orientation_flips": np.array([turn.flips for turn in turns], np.uint8),
                 "image": images.reshape(len(images), -1),
             },
         )
@@ -134,10 +139,22 @@ class GenerateUnit:
             rejects=rows.reject_table([], unit.name),
         )
 
-    def _images(self, z: np.ndarray) -> np.ndarray:
+    def _turns(self, start: int, stop: int) -> list[Orientation]:
+        """How each object lies on the sky; none where they stay as the model draws them."""
+        if self.settings.orientation == "canonical":
+            return []
+        drawn = orientations(self.settings.seed, start, stop - start)
+        return [Orientation(float(angle), int(flips)) for angle, flips in zip(*drawn, strict=True)]
+
+    def _images(self, z: np.ndarray, turns: Sequence[Orientation]) -> np.ndarray:
         """(B, C, H, W) uint8 of (B, D) latents, decoded in slices so that memory stays bounded."""
-        slices = [z[at : at + DECODE_ROWS] for at in range(0, len(z), DECODE_ROWS)]
-        return np.concatenate([to_uint8(self.model.decode(part)) for part in slices])
+        parts = []
+        for at in range(0, len(z), DECODE_ROWS):
+            images = self.model.decode(z[at : at + DECODE_ROWS])
+            for image, turn in zip(images, turns[at : at + DECODE_ROWS], strict=bool(turns)):
+                image[...] = to_sky(image, turn)
+            parts.append(to_uint8(images))
+        return np.concatenate(parts)
 
 
 # Images decoded to float32 at once: 64 MiB at 128 x 128.

@@ -20,6 +20,7 @@ from avader.io.manifest import Manifest, read_manifest
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.sample import mixture_arrays
 from avader.model.files import build_model, parse_config
+from avader.pipelines.frames import check_frame, in_frame
 from avader.pipelines.progress import Progress, say
 from avader.report.compose import Material, compose
 from avader.report.history import Value, from_csv
@@ -44,9 +45,11 @@ def run(settings: ReportSettings) -> None:
     files = read_model(storage.absolute(settings.model))
     _check_model(catalogue, files)
     data = _open_data(settings, catalogue)
+    check_frame(settings.frame, data)
     say(f"reporting on {catalogue.totals['rows']:,} galaxies")
+    material = _gather(settings, catalogue, data, files)
     page = compose(
-        _gather(settings, catalogue, data, files),
+        in_frame(material, settings.frame, catalogue=catalogue, data=data),
         subtitle=f"Catalogue {storage.public_uri(settings.catalogue)}, model {files.digest[:12]}",
         flag_meanings={
             flag.name.lower(): (flag.value, meaning)
@@ -104,10 +107,12 @@ def _gather(
     )
     latent = mixture.means.shape[1]
     latents = np.array([one.latent for one in summary.examples], np.float32).reshape(-1, latent)
+    images, reconstructions = read_images(data, chosen), model.decode(latents)
     return Material(
         summary=summary,
-        images=read_images(data, chosen),
-        reconstructions=model.decode(latents),
+        images=images,
+        reconstructions=reconstructions,
+        errors=_errors([images[one.row] for one in summary.examples], reconstructions),
         samples=_samples(model, len(mixture.weights)),
         weights=mixture.weights,
         means=mixture.means,
@@ -132,6 +137,12 @@ def read_history(model: str) -> list[dict[str, Value]]:
             f"wanted the table of a training in {storage.public_uri(uri)}: {error}; "
             "copy it again from where the model was trained, or remove it"
         ) from error
+
+
+def _errors(images: Iterable[np.ndarray], reconstructions: np.ndarray) -> np.ndarray:
+    """(n,) mean squared error per pixel, in float64."""
+    pairs = zip(images, reconstructions, strict=True)
+    return np.array([np.square(image.astype(np.float64) - other).mean() for image, other in pairs])
 
 
 def summarise(catalogue: Manifest) -> Summary:

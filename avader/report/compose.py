@@ -23,17 +23,21 @@ class Material:
     reconstructions: (n, C, H, W) of the summary's examples, in their order. samples: (K, n, C, H,
     W), drawn from every component. weights (K,) and means (K, D) of the mixture. rows_in: objects
     that came in, before any was refused. history: of the model's training, empty where not known.
+    errors: (n,) mean squared error of every example in the frame that the model sees. frame: how
+    images lie, a sentence, or nothing to say.
     """
 
     summary: Summary
     images: Mapping[int, np.ndarray]
     reconstructions: np.ndarray
+    errors: np.ndarray
     samples: np.ndarray
     weights: np.ndarray
     means: np.ndarray
     rejects: Sequence[RejectReason]
     rows_in: int
     history: Sequence[Row] = ()
+    frame: str = ""
 
 
 def compose(
@@ -55,7 +59,7 @@ def compose(
         subtitle=subtitle,
         headline=_headline(material),
         examples=_examples(material, limit=limit, softening=softening),
-        display=_display(softening),
+        display=f"{_display(softening)} {material.frame}".rstrip(),
         residual_bar=Picture(
             figures.residual_bar(limit),
             f"Colour scale of the residuals: blue at -{limit}, white at 0, red at {limit}",
@@ -106,10 +110,9 @@ def _headline(material: Material) -> list[Fact]:
 
 def _examples(material: Material, *, limit: float, softening: float | None) -> list[Picture]:
     pictures = []
-    pairs = zip(material.summary.examples, material.reconstructions, strict=True)
-    for chosen, reconstruction in pairs:
+    triples = zip(material.summary.examples, material.reconstructions, material.errors, strict=True)
+    for chosen, reconstruction, error in triples:
         image = material.images[chosen.row]
-        error = float(np.mean((image.astype(np.float64) - reconstruction) ** 2))
         pictures.append(
             Picture(
                 figures.comparison_png(image, reconstruction, limit=limit, softening=softening),

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from scipy.stats import kstest
+from scipy.stats import chisquare, kstest
 
 from avader.errors import InputError
-from avader.mixture.random import LAYOUT_VERSION, Stream, normals, uniforms, words
+from avader.mixture.random import LAYOUT_VERSION, Stream, normals, orientations, uniforms, words
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -93,6 +93,31 @@ def test_normals_are_scipys_inverse_and_normal():
     assert kstest(drawn.ravel(), "norm").pvalue > 0.01
     correlation = np.corrcoef(drawn.T) - np.eye(5)
     assert abs(correlation).max() < 5 / np.sqrt(20_000)
+
+
+def test_literal_orientations_of_layout_1():
+    """Angle from word 0, flips from the two highest bits of word 1, of one block an object."""
+    raw = words(2026, Stream.ORIENTATION, 5, 3, 4)
+    assert raw[:, :2].tolist() == [
+        [0x35685FB5CA70D351, 0x475D9CD1F9485CBF],
+        [0xCAE5C7E3A1D67726, 0xE431814A7F146A95],
+        [0xC2E9DA328D5C717D, 0x42CF7CD24D3B3663],
+    ]
+    angles, flips = orientations(2026, 5, 3)
+    assert angles.tolist() == [37.55229568481445, 142.66236877441406, 137.0485382080078]
+    assert flips.tolist() == [1, 3, 1]
+    assert (angles.dtype, flips.dtype) == (np.float32, np.uint8)
+
+
+def test_orientations_are_uniform_and_each_object_s_own():
+    angles, flips = orientations(3, 0, 20_000)
+    assert angles.min() >= 0
+    assert angles.max() < 180
+    assert kstest(angles / 180, "uniform").pvalue > 0.01
+    assert chisquare(np.bincount(flips)).pvalue > 0.01
+    for index in (0, 1, 777):
+        one = orientations(3, index, 1)
+        assert (one[0][0], one[1][0]) == (angles[index], flips[index])
 
 
 def test_streams_and_seeds_are_unrelated():

@@ -5,6 +5,8 @@ import pytest
 import avader
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
+from avader.images.orientation import Orientation, to_sky
+from avader.mixture.random import orientations
 from avader.pipelines import generate, verify
 from tests.tiny import COMPONENTS, write_tiny_model
 
@@ -40,6 +42,37 @@ def test_rows_are_what_the_model_draws(model, tmp_path):
     np.testing.assert_array_equal(catalogue.images(range(40)), expected)
     assert catalogue.image_shape == (1, 16, 16)
     np.testing.assert_array_equal(catalogue.images([39, 0, 17]), expected[[39, 0, 17]])
+
+
+class TestOrientation:
+    def test_images_are_put_on_the_sky(self, model, tmp_path):
+        settings = {"count": 30, "seed": 3}
+        plain = made(model, tmp_path / "plain", **settings)
+        turned = made(model, tmp_path / "turned", orientation="random", **settings)
+        verify.run(VerifySettings(catalogue=str(tmp_path / "turned")))
+        table = turned.to_arrow()
+        assert table.drop_columns(["orientation_angle", "orientation_flips", "image"]).equals(
+            plain.to_arrow().drop_columns("image")
+        )
+        angles, flips = orientations(3, 0, 30)
+        assert table["orientation_angle"].to_pylist() == angles.tolist()
+        assert table["orientation_flips"].to_pylist() == flips.tolist()
+        decoded = avader.load_model(model).decode(np.array(table["latent"].to_pylist(), "f4"))
+        for image, each, angle, flip in zip(
+            turned.images(range(30)), decoded, angles, flips, strict=True
+        ):
+            wanted = to_sky(each, Orientation(float(angle), int(flip)))
+            np.testing.assert_array_equal(image, np.rint(255 * wanted.clip(0, 1)))
+
+    def test_object_is_the_same_whatever_count_shards_and_workers(self, model, tmp_path):
+        drawn = {"seed": 3, "orientation": "random"}
+        one = made(model, tmp_path / "1", count=30, rows_per_shard=30, workers=1, **drawn)
+        two = made(model, tmp_path / "2", count=50, rows_per_shard=17, workers=2, **drawn)
+        assert one.to_arrow().equals(two.to_arrow().slice(0, 30))
+
+    def test_as_the_model_draws_by_default(self, model, tmp_path):
+        names = made(model, tmp_path / "c", count=3).dataset.schema.names
+        assert names == ["index", "component", "latent", "image"]
 
 
 def test_components_and_variance_scale_are_used(model, tmp_path):

@@ -2,19 +2,21 @@
 
 import base64
 import io
+import re
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from avader.api import load_model
+from avader.api import load_model, open_catalogue
 from avader.catalogue import rows, schema
 from avader.catalogue.provenance import provenance
 from avader.config import ReportSettings
 from avader.errors import InputError
+from avader.images.orientation import Orientation, to_sky
 from avader.io import manifest, shards
-from avader.pipelines import report
+from avader.pipelines import frames, report
 from avader.plan import Plan, Unit, unit_name
 from avader.recipe import Preprocessing
 from avader.report.figures import SOFTENING, stretched
@@ -33,12 +35,18 @@ class Folders:
 
     root: object
     bands: int = 1
+    orientation: str = "sky"
 
     def __post_init__(self):
         network = NETWORK.model_copy(update={"bands": self.bands})
+        self.preprocessing = Preprocessing(size=16, orientation=self.orientation)
         self.model = write_tiny_model(
-            self.root / "model", Preprocessing(size=16), network=network, seed=2
+            self.root / "model", self.preprocessing, network=network, seed=2
         )
+        self.optional = schema.source_names(self.preprocessing)
+        generator = np.random.default_rng(5)
+        self.angles = generator.uniform(0, 180, COUNT).astype(np.float32)
+        self.flips = generator.integers(0, 4, COUNT).astype(np.uint8)
         self.images = np.stack([self.image(number) for number in range(COUNT)])
         self.data = self.write_cutouts(self.root / "cutouts")
         self.catalogue = self.write_catalogue(self.root / "catalogue")
@@ -66,7 +74,9 @@ class Folders:
         return str(out)
 
     def write_cutouts(self, out):
-        wanted = schema.cutout_schema((self.bands, 16, 16), dtype="uint8", positions=False)
+        wanted = schema.cutout_schema(
+            (self.bands, 16, 16), dtype="uint8", positions=False, optional=self.optional
+        )
         tables = []
         for number in range(len(UNITS)):
             at = slice(number * STEP, (number + 1) * STEP)
@@ -77,15 +87,31 @@ class Folders:
                 "limit_low": np.zeros(size),
                 "limit_high": np.ones(size),
                 "flags": np.zeros(size, np.int32),
+                **self.source(at),
             }
             tables.append(rows.table(wanted, columns))
         refused = [[rows.Reject("bad", "constant", "every pixel is 7")], [], []]
-        return self.write(out, "cutouts", {"source": "s3://sky/cutouts"}, tables, refused, {})
+        settings = {
+            "source": "s3://sky/cutouts",
+            "preprocessing": self.preprocessing.model_dump(mode="json"),
+        }
+        return self.write(out, "cutouts", settings, tables, refused, {})
+
+    def source(self, at):
+        """The columns about the source, of which a schema takes those that it has."""
+        return {
+            "orientation_angle": self.angles[at],
+            "orientation_flips": self.flips[at],
+            "mask_fraction": np.full(len(self.angles[at]), 0.3, np.float32),
+        }
 
     def write_catalogue(self, out):
         model = load_model(self.model)
         wanted = schema.classified_schema(
-            latent=NETWORK.latent, components=COMPONENTS, positions=False
+            latent=NETWORK.latent,
+            components=COMPONENTS,
+            positions=False,
+            optional=self.optional,
         )
         tables = []
         for number in range(len(UNITS)):
@@ -104,6 +130,7 @@ class Folders:
                 "log_likelihood": model.log_likelihood(mean),
                 "reconstruction_error": np.full(len(g), 0.25),
                 "flags": np.ones(len(g), np.int32),
+                **self.source(at),
             }
             tables.append(rows.table(wanted, columns))
         settings = {
@@ -224,3 +251,56 @@ def test_cutouts_that_moved_are_asked_for(folders, tmp_path):
 def test_a_folder_of_cutouts_is_no_catalogue(folders):
     with pytest.raises(InputError, match="wanted a folder of classified"):
         folders.run(catalogue=folders.data)
+
+
+class TestFrames:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def canonical(cls, tmp_path_factory):
+        return Folders(tmp_path_factory.mktemp("canonical"), orientation="canonical")
+
+    def shown(self, folders, **changed):
+        """Number, grey input panel and caption of the first example, and the page's words."""
+        read = Reader(folders.run(**changed))
+        first = next(i for i in read.images if i["alt"].startswith("Input, reconstruction"))
+        number = int(first["alt"].rpartition("g")[2])
+        png = base64.b64decode(first["src"].partition(",")[2])
+        panel = np.asarray(Image.open(io.BytesIO(png)).convert("L"))[:, :16]
+        text = " ".join("".join(read.text).split())
+        return number, panel, re.search(r"error (\d\.\d{5})", text)[1], text
+
+    def test_as_stored_or_on_the_sky(self, canonical):
+        number, panel, error, text = self.shown(canonical)
+        assert "canonical frame" in text
+        table = open_catalogue(canonical.catalogue).to_arrow(["latent_mean"])
+        latent = np.array(table["latent_mean"][number].as_py(), np.float32)
+        decoded = load_model(canonical.model).decode(latent[np.newaxis])[0]
+        wanted = np.square(canonical.images[number] / 255 - decoded).mean()
+        assert float(error) == pytest.approx(wanted, abs=6e-6)
+        again, turned, same_error, text = self.shown(canonical, frame="sky")
+        assert "lie as on the sky" in text
+        assert (again, same_error) == (number, error)
+        orientation = Orientation(float(canonical.angles[number]), int(canonical.flips[number]))
+        stored = canonical.images[number].astype(np.float32) / 255
+        for seen, image in ((panel, stored), (turned, to_sky(stored, orientation))):
+            close = [
+                np.abs(np.rint(255 * stretched(image[0].clip(0, 1), softening=s)) - seen).max() <= 1
+                for s in (None, SOFTENING)
+            ]
+            assert any(close)
+        assert np.abs(panel.astype(int) - turned).max() > 20
+
+    def test_orientations_are_those_of_the_rows(self, canonical):
+        catalogue = manifest.read_manifest(canonical.catalogue)
+        summary = report.summarise(catalogue)
+        chosen = [one for members in summary.members for one in members]
+        found = frames.read_orientations(catalogue, chosen)
+        assert found == {
+            one.row: Orientation(float(canonical.angles[one.row]), int(canonical.flips[one.row]))
+            for one in chosen
+        }
+
+    def test_cutouts_of_the_sky_are_shown_as_they_are(self, folders):
+        assert self.shown(folders)[1].tobytes() == self.shown(folders, frame="sky")[1].tobytes()
+        with pytest.raises(InputError, match=r"wanted cutouts packed with .*canonical.*got .*sky"):
+            folders.run(frame="canonical")
