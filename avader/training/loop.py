@@ -24,7 +24,7 @@ from avader.training.data import Part, Sequence, as_images, as_masks
 from avader.training.evaluate import held_out
 from avader.training.mixture import effective_number, reseed, start_mixture
 from avader.training.noise import flips, normals, view_numbers
-from avader.training.objective import TERMS, Batch, Objective, needs_views
+from avader.training.objective import TERMS, Batch, Objective, factors, needs_views
 from avader.training.state import Metrics, Progress, TrainingState
 from avader.training.task import Task
 
@@ -185,24 +185,15 @@ def means(progress: Progress, recipe: Recipe, weights: Weights) -> Metrics:
     """
     values = (progress.totals / progress.images).tolist()
     terms, occupancy = dict(zip(TERMS, values, strict=False)), values[len(TERMS) :]
-    factors = {
-        "reconstruction": 1.0,
-        "unit_kl": weights.unit_kl,
-        "mixture_kl": weights.mixture_kl,
-        "l2": recipe.optimiser.l2,
-        "contrast": recipe.contrast.weight,
-        "agreement": recipe.agreement,
-        "pseudo_labels": weights.pseudo_labels,
-    }
     terms["l2"] *= recipe.optimiser.l2
-    factors["l2"] = 1.0
+    by = factors(recipe, weights) | {"l2": 1.0}
     asked = {
         "contrast": recipe.contrast.weight,
         "agreement": recipe.agreement,
         "pseudo_labels": recipe.schedule.pseudo_labels,
     }
     return {
-        "loss": sum(factors[name] * value for name, value in terms.items()),
+        "loss": sum(by[name] * value for name, value in terms.items()),
         **{name: value for name, value in terms.items() if asked.get(name, 1.0)},
         "effective_components": effective_number(occupancy) if weights.trains_mixture else 0.0,
         "starving": _starving(occupancy, recipe) if weights.trains_mixture else 0,

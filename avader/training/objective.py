@@ -32,15 +32,9 @@ from avader.model.vade import VaDE
 from avader.recipe import Mixture, Recipe
 from avader.training.group import Group
 
-TERMS = (
-    "reconstruction",
-    "unit_kl",
-    "mixture_kl",
-    "l2",
-    "contrast",
-    "agreement",
-    "pseudo_labels",
-)
+OF_AN_IMAGE = ("reconstruction", "unit_kl", "mixture_kl", "pseudo_labels")
+OF_A_BATCH = ("l2", "contrast", "agreement")
+TERMS = (*OF_AN_IMAGE, *OF_A_BATCH)
 """The loss terms, before their factors, in the order of the terms of a batch."""
 
 
@@ -83,6 +77,19 @@ def contrast_weight(recipe: Recipe, weights: Weights) -> float:
     return 0.0 if over else recipe.contrast.weight
 
 
+def factors(recipe: Recipe, weights: Weights) -> dict[str, float]:
+    """Factor on each of the TERMS in an epoch; 0 leaves a term out."""
+    return {
+        "reconstruction": 1.0,
+        "unit_kl": weights.unit_kl,
+        "mixture_kl": weights.mixture_kl,
+        "pseudo_labels": weights.pseudo_labels,
+        "l2": recipe.optimiser.l2,
+        "contrast": contrast_weight(recipe, weights),
+        "agreement": recipe.agreement if weights.trains_mixture else 0.0,
+    }
+
+
 def projection(recipe: Recipe) -> nn.Module:
     """What the contrast compares latents by: (B, D) -> (B, width), or the latents themselves."""
     width = recipe.contrast.projection
@@ -100,11 +107,11 @@ class Objective:
         self, recipe: Recipe, weights: Weights, model: VaDE, head: nn.Module, group: Group
     ) -> None:
         self.recipe, self.weights, self.model, self.head = recipe, weights, model, head
-        self.group = group
+        self.group, self.factors = group, factors(recipe, weights)
 
     def __call__(self, batch: Batch) -> Outcome:
         """Loss and terms of a batch; every rank calls it, also with an empty share."""
-        recipe, weights, model = self.recipe, self.weights, self.model
+        recipe, model = self.recipe, self.model
         rows = len(batch.target)
         bfloat16 = recipe.precision == "bfloat16"
         with torch.autocast(batch.seen.device.type, torch.bfloat16, enabled=bfloat16):
@@ -112,42 +119,50 @@ class Objective:
             mean, logvar = means[:rows], logvars[:rows]
             z = mean + (0.5 * logvar).exp() * batch.noise
             x_hat = model.decode(z).float()
-        zero = mean.new_zeros((), dtype=torch.float64)
-        reconstruction = (
-            losses.reconstruction(batch.target, x_hat, recipe.loss, batch.weight).sum().double()
-        )
-        unit_kl = losses.unit_kl(mean, logvar).sum().double()
-        l2 = losses.l2(model).double()
-        mixture_kl, agreement, pseudo_labels = zero, zero, zero
-        occupancy = zero.new_zeros(model.components)
-        if weights.trains_mixture:
+        error = losses.reconstruction(batch.target, x_hat, recipe.loss, batch.weight)
+        found = {
+            "reconstruction": error.sum(),
+            "unit_kl": losses.unit_kl(mean, logvar).sum(),
+            "l2": losses.l2(model) / self.group.world,
+        }
+        occupancy = z.new_zeros(model.components, dtype=torch.float64)
+        if self.weights.trains_mixture:
             mixture = model.mixture()
             g = self._responsibilities(mean, logvar, z, mixture)
-            mixture_kl = losses.mixture_kl(mean, logvar, g, mixture).sum()
             occupancy = g.detach().sum(0)
-            if weights.pseudo_labels and batch.partition is not None:
-                pseudo_labels = losses.pseudo_labels(log_joint(z, mixture), batch.partition).sum()
-            if recipe.agreement:
-                agreement = self._agreement(means, mixture, batch)
-        contrast = zero
-        if contrast_weight(recipe, weights):
-            contrast = self._contrast(means, batch).double()
-        own = reconstruction + weights.mixture_kl * mixture_kl
-        own = own + weights.unit_kl * unit_kl if weights.unit_kl else own
-        own = own + weights.pseudo_labels * pseudo_labels
-        world = self.group.world
-        loss = own / batch.size + recipe.optimiser.l2 * l2 / world
-        loss = loss + contrast_weight(recipe, weights) * contrast
-        loss = loss + recipe.agreement * agreement if weights.trains_mixture else loss
-        # Terms of the whole batch, the same on every rank, become this rank's part of their sum.
-        whole = batch.size / world
-        scalars = torch.stack(
-            [
-                *(reconstruction, unit_kl, mixture_kl, l2 * whole),
-                *(contrast * whole, agreement * whole, pseudo_labels),
-            ]
-        )
-        return Outcome(loss, torch.cat([scalars, occupancy]).detach())
+            found["mixture_kl"] = losses.mixture_kl(mean, logvar, g, mixture).sum()
+            if self.factors["pseudo_labels"] and batch.partition is not None:
+                labels = losses.pseudo_labels(log_joint(z, mixture), batch.partition)
+                found["pseudo_labels"] = labels.sum()
+            if self.factors["agreement"]:
+                found["agreement"] = self._agreement(means, mixture, batch)
+        if self.factors["contrast"]:
+            found["contrast"] = self._contrast(means, batch)
+        return Outcome(self._loss(found, batch), self._terms(found, occupancy, batch))
+
+    def _loss(self, found: dict[str, Tensor], batch: Batch) -> Tensor:
+        """The terms by their factors; those of images are means over the global batch."""
+        parts = {
+            name: value.double() / (batch.size if name in OF_AN_IMAGE else 1)
+            for name, value in found.items()
+            if self.factors[name]
+        }
+        return torch.stack([self.factors[name] * value for name, value in parts.items()]).sum()
+
+    def _terms(self, found: dict[str, Tensor], occupancy: Tensor, batch: Batch) -> Tensor:
+        """All terms and the responsibilities (7 + K,), as this rank's part of sums over images.
+
+        L2 is divided among the ranks already; the contrast and the agreement of the whole batch
+        are the same on every rank.
+        """
+        images = dict.fromkeys(OF_AN_IMAGE, 1.0) | {"l2": float(batch.size)}
+        shared = batch.size / self.group.world
+        zero = occupancy.new_zeros(())
+        scalars = [
+            found[name].detach().double() * images.get(name, shared) if name in found else zero
+            for name in TERMS
+        ]
+        return torch.cat([torch.stack(scalars), occupancy])
 
     def _responsibilities(
         self, mean: Tensor, logvar: Tensor, z: Tensor, mixture: GaussianMixture
