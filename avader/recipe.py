@@ -299,6 +299,9 @@ class Recipe(Section):
     held_out: float = Field(0.0, ge=0, lt=1)
     """Share of the images, chosen by the seed, that are not trained on but measured after every
     epoch."""
+    window: Positive = 100_000
+    """Images that an epoch shuffles as one: shards come in random order, laid out in windows of
+    this many. What workers hold, together, of images that are streamed."""
     checkpoint_epochs: Positive = 1
     """Epochs between checkpoints."""
     checkpoint_steps: int = Field(0, ge=0)

@@ -4,6 +4,7 @@ Legend: N rows, B rows of a batch, C bands, H W pixels.
 """
 
 import itertools
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avader.training.noise import Purpose, Rows, permutation
+from avader.training.order import block_edges, epoch_order
 
 Pixels = NDArray[np.uint8] | NDArray[np.float16]
 Masks = NDArray[np.uint8]
@@ -46,7 +48,8 @@ class Part:
 class Sequence:
     """The order of an epoch: which rows a rank takes from batch to batch.
 
-    batch: rows of a global batch at most; skip: batches that are done already.
+    batch: rows of a global batch at most; skip: batches that are done already; window: rows that
+    are shuffled as one (see order.py).
     """
 
     seed: int
@@ -55,6 +58,7 @@ class Sequence:
     rank: int = 0
     world: int = 1
     skip: int = 0
+    window: int = sys.maxsize
 
 
 class Images(Protocol):
@@ -91,19 +95,27 @@ class MemoryImages:
     """Images held in memory as they are stored."""
 
     def __init__(
-        self, pixels: Pixels, masks: Masks | None = None, *, held_out: Rows | None = None
+        self,
+        pixels: Pixels,
+        masks: Masks | None = None,
+        *,
+        held_out: Rows | None = None,
+        edges: Rows | None = None,
     ) -> None:
-        """held_out: rows set aside. pixels (N, C, H, W), masks (N, H W / 8)."""
+        """pixels (N, C, H, W), masks (N, H W / 8). held_out: rows set aside. edges (S + 1,): of
+        the blocks they lie in, one by default."""
         self.pixels, self.masks = pixels, masks
         self.rows = len(pixels)
+        self.edges = block_edges([len(pixels)]) if edges is None else edges
         self.held_out_rows = np.zeros(0, np.int64) if held_out is None else np.sort(held_out)
         self.training_rows = np.setdiff1d(np.arange(self.rows), self.held_out_rows)
 
     @property
     def mean_pixel(self) -> float:
         """Mean of all pixels, in [0, 1]."""
-        full = 255.0 if self.pixels.dtype == np.uint8 else 1.0
-        return float(self.pixels.mean(dtype=np.float64)) / full
+        blocks = itertools.pairwise(self.edges)
+        total = sum(pixel_sum(self.pixels[start:stop]) for start, stop in blocks)
+        return total / max(self.pixels.size, 1)
 
     @property
     def line(self) -> str:
@@ -114,13 +126,13 @@ class MemoryImages:
 
     def parts(self, order: Sequence) -> Iterator[Part]:
         """An epoch's shares of a rank, in order."""
-        for share in shares(self.training_rows, order):
+        for share in shares(self.training_rows, order, self.edges):
             yield self._part(share)
 
     def some(self, rows: Rows, at_once: int) -> Iterator[Part]:
         """These rows, `at_once` at a time, for one rank alone."""
-        for part in np.array_split(rows, max(1, -(-len(rows) // at_once))):
-            yield self._part(Share(part, 0, len(part)))
+        for share in some_shares(rows, at_once):
+            yield self._part(share)
 
     def _part(self, share: Share) -> Part:
         masks = None if self.masks is None else self.masks[share.rows]
@@ -139,18 +151,32 @@ def near_equal(count: int, parts: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def shares(rows: Rows, order: Sequence) -> Iterator[Share]:
-    """A rank's share of every global batch of an epoch over these rows.
+def shares(rows: Rows, order: Sequence, blocks: Rows | None = None) -> Iterator[Share]:
+    """A rank's share of every global batch of an epoch over these rows, sorted as given.
 
-    The epoch's order is a permutation of all rows under (seed, epoch), cut into the fewest batches
-    of at most `batch` rows whose sizes differ by at most 1: every row once, none dropped, and no
-    small last batch. Each batch is cut among the ranks in the same way; a share may be empty.
+    The epoch's order (order.py; blocks: their edges, one block by default) is cut into the fewest
+    batches of at most `batch` rows whose sizes differ by at most 1: every row once, none dropped,
+    and no small last batch. Each batch is cut among the ranks alike; a share may be empty.
     """
-    shuffled = rows[permutation(order.seed, Purpose.ORDER, order.epoch, len(rows))]
+    if blocks is None:
+        blocks = block_edges([int(rows.max(initial=-1)) + 1])
+    shuffled = epoch_order(rows, blocks, window=order.window, seed=order.seed, epoch=order.epoch)
     edges = near_equal(len(rows), -(-len(rows) // order.batch))
     for start, stop in edges[order.skip :]:
         first, last = near_equal(stop - start, order.world)[order.rank]
         yield Share(shuffled[start + first : start + last], first, stop - start)
+
+
+def some_shares(rows: Rows, at_once: int) -> list[Share]:
+    """These rows cut into the fewest shares of at most `at_once`, each a batch of one rank."""
+    parts = np.array_split(rows, max(1, -(-len(rows) // at_once)))
+    return [Share(part, 0, len(part)) for part in parts]
+
+
+def pixel_sum(pixels: Pixels) -> float:
+    """Sum of stored pixels, each in [0, 1]."""
+    total = float(pixels.sum(dtype=np.float64))
+    return total / 255.0 if pixels.dtype == np.uint8 else total
 
 
 def as_images(pixels: Pixels, device: torch.device | str = "cpu") -> Tensor:

@@ -64,7 +64,13 @@ def train_epoch(state: TrainingState, task: Task, watch: Watch) -> Metrics:
         state.progress = state.fresh_progress()
     progress, began = state.progress, time.monotonic() - state.progress.seconds
     order = Sequence(
-        recipe.seed, epoch, recipe.optimiser.batch, group.rank, group.world, progress.batches
+        recipe.seed,
+        epoch,
+        recipe.optimiser.batch,
+        group.rank,
+        group.world,
+        skip=progress.batches,
+        window=recipe.window,
     )
     for part in task.images.parts(order):
         _step(state, task, objective, part)

@@ -36,6 +36,7 @@ class Purpose(IntEnum):
     SAMPLE = 67
     VIEW = 68
     HELD_OUT = 69
+    BLOCKS = 70
 
 
 VIEW_NUMBERS = 6
@@ -78,9 +79,12 @@ def view_numbers(seed: int, epoch: int, rows: Rows, view: int) -> Tensor:
     return torch.from_numpy(uniforms.astype(np.float32)).view(len(rows), VIEW_NUMBERS)
 
 
-def permutation(seed: int, purpose: Purpose, epoch: int, count: int) -> Rows:
-    """Row numbers 0 .. count - 1 in the order of their words in an epoch."""
-    bits = np.random.Philox(key=[seed, int(purpose)], counter=[0, epoch, 0, 0])
+def permutation(seed: int, purpose: Purpose, epoch: int, count: int, *, part: int = 0) -> Rows:
+    """Row numbers 0 .. count - 1 in the order of their words in an epoch.
+
+    part: a number for each of several permutations in an epoch.
+    """
+    bits = np.random.Philox(key=[seed, int(purpose)], counter=[0, epoch, part, 0])
     return np.argsort(bits.random_raw(count), kind="stable").astype(np.int64)
 
 
