@@ -108,13 +108,19 @@ class TrainSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds
     """Train a model on packed cutouts."""
 
     data: str
-    """Folder URI of packed cutouts; every worker holds all their pixels in memory."""
+    """Folder URI of packed cutouts."""
     out: str
     """Folder URI for the model; checkpoints and metrics go to training/ below it."""
     recipe: str = "galaxies-64"
     """Name of a built-in recipe (demo, galaxies-64, mnist, paper) or the URI of a TOML file."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where workers train; auto takes GPUs where the cluster has them."""
+    max_workers: int = Field(0, ge=0)
+    """Workers that the training grows to as machines join the cluster; it goes on with as few as
+    `workers` when they leave. 0 keeps to `workers`."""
+    memory_limit: float = Field(0.0, ge=0)
+    """Most memory that a worker takes for images, GiB: what does not fit is streamed from the
+    shards, with the same numbers. 0 takes the worker's part of half the memory that is free."""
     max_failures: int = Field(3, ge=-1)
     """Restarts after lost workers before the run gives up; -1 never gives up."""
     mlflow: str | None = None

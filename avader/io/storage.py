@@ -153,6 +153,17 @@ def _write_aside(path: str, data: bytes) -> None:
         raise
 
 
+def remove(uri: str) -> None:
+    """Remove an object; one that is not there is left so."""
+    fs, path = filesystem(uri)
+    try:
+        fs.rm_file(path)
+    except FileNotFoundError:
+        pass
+    except STORAGE_ERRORS as error:
+        raise _unusable(uri, error, verb="remove") from error
+
+
 def remove_asides(uri: str) -> None:
     """Remove what killed writers left aside in a local folder; nothing is left on S3."""
     if not is_local(uri):

@@ -36,7 +36,7 @@ def cluster(settings: ClusterSettings, *, device: Device = "cpu") -> Iterator[Po
     begun = not ray.is_initialized()
     if begun:
         _start(settings)
-    _quieten()
+    quieten_data()
     try:
         yield _pool(settings, device)
     finally:
@@ -80,7 +80,7 @@ def _cores() -> int:
     return os.cpu_count() or 1 if len(alive) == 1 else 10**9
 
 
-def _quieten() -> None:
+def quieten_data() -> None:
     """Our own progress lines replace Ray Data's bars and chatter."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

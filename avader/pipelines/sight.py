@@ -21,10 +21,11 @@ from avader.recipe import Recipe
 from avader.report.history import to_csv
 from avader.report.phase import phase_png
 from avader.report.training import curves_png
-from avader.training.data import Images, Pixels
+from avader.training.data import Pixels
 from avader.training.loop import means
 from avader.training.pictures import Pictures, examples, pictures
 from avader.training.state import TrainingState
+from avader.training.task import Task
 
 QUIET = 10.0
 """Seconds between lines within a long epoch."""
@@ -43,14 +44,14 @@ class Teller:
         self.next_curves = -math.inf
         self.examples: Pixels | None = None
 
-    def begin(self, state: TrainingState, images: Images) -> None:
-        """Say where the images are and where the training goes on."""
-        self.notices.write(f"  {images.line}")
+    def begin(self, state: TrainingState, task: Task) -> None:
+        """Say who trains, where the images are and where the training goes on."""
+        self.notices.write(f"  {task.group.world} worker(s); {task.images.line}")
         if state.epoch or state.progress is not None:
             within = f", batch {state.progress.batches}" if state.progress is not None else ""
             total = self.pace.total
             self.notices.write(f"  going on after epoch {state.epoch} of {total}{within}")
-        self.examples = examples(images)
+        self.examples = examples(task.images)
         self.pace.begin(state.history)
 
     def batch(self, state: TrainingState) -> None:

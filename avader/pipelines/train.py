@@ -1,7 +1,7 @@
 """`train`: packed cutouts become a model folder, on Ray Train.
 
-Below the output folder: plan.json (what it is for), training/checkpoints (Ray Train's, from which
-the same command goes on after anything was killed), what a training shows (see sight.py), and the
+Below the output folder: plan.json (what it is for), training/checkpoints (from which the same
+command goes on after anything was killed), what a training shows (see sight.py), and the
 model's own files, written last.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.fs
 import ray
-from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -28,10 +28,10 @@ from avader.pipelines.training_worker import WorkerTask, work
 from avader.plan import Plan
 from avader.recipe import Recipe
 
-RUN_NAME = "checkpoints"
-"""Ray Train goes on with a run of the same name in the same place."""
-KEEP = 2
-"""Checkpoints kept."""
+RUN_NAME = "ray"
+"""Folder of Ray Train's own files, below training/."""
+RESIZE_EVERY = 60.0
+"""Seconds between looks for room for more workers, where more are allowed."""
 
 # Threads that wait by spinning cost four fifths of the speed where a machine is shared.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -59,7 +59,14 @@ def run(settings: TrainSettings) -> None:
         tracking.complete(record)
         return
     with cluster(settings), tracking.following(record):
-        _train(settings, WorkerTask(recipe=recipe, name=settings.recipe, data=cutouts, out=out))
+        task = WorkerTask(
+            recipe=recipe,
+            name=settings.recipe,
+            data=cutouts,
+            out=out,
+            memory_limit=settings.memory_limit,
+        )
+        _train(settings, task)
     occupancy = read_model(out).card["result"]["occupancy"]
     say(f"trained: {settings.out}; images per component: {' '.join(map(str, occupancy))}")
 
@@ -123,7 +130,7 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     say(
         f"training {task.name} on {task.data.totals['rows']:,} images for "
-        f"{total_epochs(task.recipe.schedule)} epochs: {scaling.num_workers} "
+        f"{total_epochs(task.recipe.schedule)} epochs: {_workers(scaling)} "
         f"{'GPU' if scaling.use_gpu else 'CPU'} worker(s)"
     )
     trainer = TorchTrainer(
@@ -135,7 +142,6 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
             storage_path=storage_path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=settings.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=KEEP),
             logging_config=LoggingConfig(log_level="WARNING"),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
@@ -174,7 +180,23 @@ def _scaling(settings: TrainSettings) -> ScalingConfig:
     hosts = [node for node in nodes if node.get(kind, 0) >= 1]
     workers = settings.workers or (gpus if use_gpu else max(1, len(hosts)))
     share: dict[str, Any] = {"CPU": _cpus_each(hosts, workers, use_gpu)}
-    return ScalingConfig(num_workers=workers, use_gpu=use_gpu, resources_per_worker=share)
+    if settings.max_workers and settings.max_workers < workers:
+        raise InputError(
+            f"wanted --max-workers of at least the {workers} workers that begin, got "
+            f"{settings.max_workers}; lower --workers or raise --max-workers"
+        )
+    return ScalingConfig(
+        num_workers=(workers, settings.max_workers) if settings.max_workers else workers,
+        use_gpu=use_gpu,
+        resources_per_worker=share,
+        elastic_resize_monitor_interval_s=RESIZE_EVERY,
+    )
+
+
+def _workers(scaling: ScalingConfig) -> str:
+    """How many workers there will be: "2", or "1 to 4"."""
+    number = scaling.num_workers
+    return str(number) if isinstance(number, int) else f"{number[0]} to {number[1]}"
 
 
 def _cpus_each(hosts: list[dict[str, float]], workers: int, use_gpu: bool) -> int:

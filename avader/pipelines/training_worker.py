@@ -1,47 +1,49 @@
-"""What a worker of `train` does: images into memory, the loop, checkpoints, the model's files."""
+"""What a worker of `train` does: opens the images, goes on from the last checkpoint, trains."""
 
 import ctypes
 import logging
 import os
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import ray.train
 import ray.train.torch
 import torch
 
 from avader.catalogue.provenance import provenance
 from avader.errors import InputError, TrainingError
-from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
+from avader.pipelines.checkpoints import Checkpoints
+from avader.pipelines.memory import free_bytes
 from avader.pipelines.sight import Teller
+from avader.pipelines.training_images import open_images
 from avader.recipe import Preprocessing, Recipe
-from avader.training.data import Masks, MemoryImages, Pixels, held_out_rows
+from avader.training.data import Images
 from avader.training.group import Group
 from avader.training.loop import Watch, train
 from avader.training.state import TrainingState, fresh_state
 from avader.training.summary import summarise
 from avader.training.task import Task
 
-STATE_FILE = "state.pt"
-
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What all workers of a training are given. name: the recipe's; out: folder URI."""
+    """What all workers of a training are given.
+
+    name: the recipe's; out: folder URI; memory_limit: GiB of images in a worker, 0 for a part of
+    what is free.
+    """
 
     recipe: Recipe
     name: str
     data: Manifest
     out: str
+    memory_limit: float = 0.0
 
 
 def work(config: dict[str, Any]) -> None:
@@ -57,69 +59,39 @@ def work(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
     tune_process()
-    images, problem = _load(given)
+    saved = Checkpoints(given.out).latest(notices.write) if group.is_first else None
+    saved = group.from_first(saved)
+    images, mean, problem = _load(given, group, fresh=saved is None)
     # One rank's bad input is all ranks' end: the others would wait for it in the first sum.
     problems = [text for text in group.gather(problem) if text]
     if problems or images is None:
         if group.is_first:
             notices.fail(problems[0])
         return
+    device = str(ray.train.torch.get_device())
     try:
-        _train(given, Task(given.recipe, images, group), notices)
+        state = fresh_state(given.recipe, mean_pixel=group.from_first(mean), device=device)
+        if saved is not None:
+            state.restore(saved)
+        _train(state, given, Task(given.recipe, images, group), notices)
     except TrainingError as error:  # every rank sees the same sums, so every rank ends
         if group.is_first:
             notices.fail(str(error))
 
 
-def _load(given: WorkerTask) -> tuple[MemoryImages | None, str]:
-    """The images, or what is wrong with them."""
-    try:
-        return load_images(given.data, given.recipe), ""
-    except InputError as error:
-        return None, str(error)
+def _load(given: WorkerTask, group: Group, *, fresh: bool) -> tuple[Images | None, float, str]:
+    """The images, the mean of their pixels, or what is wrong with them.
 
-
-def load_images(data: Manifest, recipe: Recipe) -> MemoryImages:
-    """All images of packed cutouts as stored, (N, C, H, W), with masks where the recipe asks."""
-    rows, masked = data.totals["rows"], recipe.outside_weight < 1
-    pixels: Pixels | None = None
-    masks: Masks | None = None
-    filled = 0
-    for path in data.paths:
-        table = shards.read_part(data.uri, path, ["image", *(["source_mask"] if masked else [])])
-        images, bits = part_images(table)
-        if pixels is None:
-            pixels = np.empty((rows, *images.shape[1:]), images.dtype)
-            masks = None if bits is None else np.empty((rows, bits.shape[1]), np.uint8)
-        pixels[filled : filled + len(images)] = images
-        if masks is not None and bits is not None:
-            masks[filled : filled + len(images)] = bits
-        filled += len(images)
-    if pixels is None or filled != rows:
-        raise InputError(
-            f"wanted {rows:,} images in {storage.public_uri(data.uri)}, got {filled:,}; the folder "
-            "was changed after it was packed: run `avader verify`, then pack again"
-        )
-    held_out = held_out_rows(rows, share=recipe.held_out, seed=recipe.seed)
-    return MemoryImages(pixels, masks, held_out=held_out)
-
-
-def part_images(table: pa.Table) -> tuple[Pixels, Masks | None]:
-    """Pixels (B, C, H, W) and packed masks (B, H W / 8), where there are any, of a shard's rows.
-
-    Raises InputError for pixels that are not finite.
+    The mean is taken by rank 0 for a training that begins; it is 0 elsewhere.
     """
-    pixels: Pixels = np.concatenate([chunk.to_numpy_ndarray() for chunk in table["image"].chunks])
-    if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
-        bad = int((~np.isfinite(pixels)).any(axis=(1, 2, 3)).sum())
-        raise InputError(
-            f"wanted finite pixels, got {bad} images of {len(pixels)} in a shard that are not; "
-            "run `avader verify`, then pack again"
-        )
-    if "source_mask" not in table.column_names:
-        return pixels, None
-    flat = table["source_mask"].combine_chunks().flatten().to_numpy()
-    return pixels, flat.reshape(len(pixels), -1)
+    limit = int(given.memory_limit * 2**30)
+    if not limit:
+        limit = free_bytes() // 2 // ray.train.get_context().get_local_world_size()
+    try:
+        images = open_images(given.data, given.recipe, limit=limit, world=group.world)
+        return images, images.mean_pixel if fresh and group.is_first else 0.0, ""
+    except InputError as error:
+        return None, 0.0, str(error)
 
 
 def tune_process() -> None:
@@ -141,62 +113,39 @@ def keep_freed_memory() -> None:
             getattr(libc, "mallopt", lambda *_: 0)(option, value)
 
 
-def _train(given: WorkerTask, task: Task, notices: Notices) -> None:
-    """Go on from the last checkpoint, or begin, and train to the end; rank 0 writes the model."""
-    images, first = task.images, task.group.is_first
-    device = ray.train.torch.get_device()
-    state = fresh_state(task.recipe, mean_pixel=images.mean_pixel, device=str(device))
-    _restore(state)
-    teller = Teller(task.recipe, len(images.training_rows), given.out, notices) if first else None
-    if teller is not None:
-        teller.begin(state, images)
+def _train(state: TrainingState, given: WorkerTask, task: Task, notices: Notices) -> None:
+    """Train from where the state is to the end; rank 0 tells, and writes checkpoints and model."""
+    if not task.group.is_first:
+        train(state, task, Watch())
+        summarise(state, task)
+        return
+    teller = Teller(task.recipe, len(task.images.training_rows), given.out, notices)
+    teller.begin(state, task)
+    checkpoints = Checkpoints(given.out)
     watch = Watch(
-        epoch=lambda state: _epoch_done(state, given, teller),
-        batch=lambda state: _batch_done(state, given, teller),
-        say=notices.write if first else lambda line: None,
+        epoch=lambda state: _epoch_done(state, teller, checkpoints),
+        batch=lambda state: _batch_done(state, teller, checkpoints),
+        say=notices.write,
     )
     train(state, task, watch)
-    summary = summarise(state, task)
-    if first:
-        _write_model(state, given, asdict(summary))
+    _write_model(state, given, asdict(summarise(state, task)))
 
 
-def _restore(state: TrainingState) -> None:
-    """Become the last checkpoint's state, where there is one."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return
-    with checkpoint.as_directory() as folder:
-        state.restore(storage.read_bytes(storage.join(folder, STATE_FILE)))
+def _epoch_done(state: TrainingState, teller: Teller, checkpoints: Checkpoints) -> None:
+    """After every epoch: metrics and a line, and a checkpoint where one is due."""
+    teller.epoch(state)
+    recipe = teller.recipe
+    last = state.epoch == total_epochs(recipe.schedule)
+    if last or state.epoch % recipe.checkpoint_epochs == 0:
+        checkpoints.save(state)
 
 
-def _epoch_done(state: TrainingState, given: WorkerTask, teller: Teller | None) -> None:
-    """After every epoch: metrics and a line by rank 0, and a checkpoint where one is due."""
-    if teller is not None:
-        teller.epoch(state)
-    last = state.epoch == total_epochs(given.recipe.schedule)
-    if last or state.epoch % given.recipe.checkpoint_epochs == 0:
-        _checkpoint(state, is_first=teller is not None)
-
-
-def _batch_done(state: TrainingState, given: WorkerTask, teller: Teller | None) -> None:
-    """After every batch: a line now and then by rank 0, and a checkpoint where one is due."""
-    if teller is not None:
-        teller.batch(state)
-    every = given.recipe.checkpoint_steps
+def _batch_done(state: TrainingState, teller: Teller, checkpoints: Checkpoints) -> None:
+    """After every batch: a line now and then, and a checkpoint where one is due."""
+    teller.batch(state)
+    every = teller.recipe.checkpoint_steps
     if every and state.progress is not None and state.progress.batches % every == 0:
-        _checkpoint(state, is_first=teller is not None)
-
-
-def _checkpoint(state: TrainingState, *, is_first: bool) -> None:
-    """Write a checkpoint (rank 0); every rank calls it."""
-    metrics = dict(state.history[-1]) if state.history else {}
-    if not is_first:
-        ray.train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        storage.write_bytes(storage.join(folder, STATE_FILE), state.to_bytes())
-        ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder))
+        checkpoints.save(state)
 
 
 def _write_model(state: TrainingState, given: WorkerTask, summary: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ What isn't here follows from the recipe and the position: data order, flips, vie
 functions of (seed, epoch, row), the learning rate and the loss weights of the epoch.
 """
 
+import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -12,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from avader.errors import TrainingError
 from avader.model.vade import VaDE
 from avader.recipe import Recipe
 from avader.training.objective import TERMS, projection
 
 VERSION = 2
+MARK = b"avader training state\n"
+DIGEST = hashlib.sha256().digest_size
 Metrics = dict[str, float | int | str]
 
 
@@ -82,7 +86,7 @@ class TrainingState:
         group["params"] = [*kept, *self.model.mixture_parameters()]
 
     def to_bytes(self) -> bytes:
-        """The state as a file; `restore` takes it."""
+        """The state as a file, its digest ahead; `restore` takes it."""
         sink = io.BytesIO()
         torch.save(
             {
@@ -99,16 +103,23 @@ class TrainingState:
             },
             sink,
         )
-        return sink.getvalue()
+        content = sink.getvalue()
+        return MARK + hashlib.sha256(content).digest() + content
 
     def restore(self, data: bytes) -> None:
-        """Become the state that `to_bytes` gave. Raises ValueError for another version's."""
+        """Become the state that `to_bytes` gave.
+
+        Raises TrainingError for another version's, and for bytes that are not whole.
+        """
+        if not is_whole(data):
+            raise TrainingError(
+                f"checkpoint: wanted a whole one, got {len(data):,} bytes that are not; remove it"
+            )
         # weights_only: tensors and plain values, never code.
-        saved: dict[str, Any] = torch.load(
-            io.BytesIO(data), map_location=self.device, weights_only=True
-        )
+        content = io.BytesIO(data[len(MARK) + DIGEST :])
+        saved: dict[str, Any] = torch.load(content, map_location=self.device, weights_only=True)
         if saved.get("version") != VERSION:
-            raise ValueError(
+            raise TrainingError(
                 f"checkpoint: wanted version {VERSION}, got {saved.get('version')}; "
                 "train with the avader that wrote it, or choose another --out"
             )
@@ -120,6 +131,13 @@ class TrainingState:
         self.mixture_ready, self.partition = saved["mixture_ready"], saved["partition"]
         begun = saved["progress"]
         self.progress = None if begun is None else Progress(**begun)
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether these are all the bytes of a state, as its digest says."""
+    start = len(MARK) + DIGEST
+    digest = hashlib.sha256(memoryview(data)[start:]).digest()
+    return data[:start] == MARK + digest
 
 
 def fresh_state(recipe: Recipe, *, mean_pixel: float, device: str = "cpu") -> TrainingState:

@@ -1,10 +1,7 @@
 """`train` on Ray Train: to the end, alike for 1 and 2 workers, on after kills, refusals."""
 
-import csv
 import importlib.util
-import io
 import logging
-import math
 import os
 import shutil
 import signal
@@ -15,64 +12,20 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 import avader
-from avader.config import TrainSettings
 from avader.errors import InputError, TrainingError
-from avader.io import manifest, shards, storage
+from avader.io import manifest, storage
 from avader.io.models import read_model
 from avader.pipelines import tracking, train
-from avader.plan import Plan, Unit
-from avader.recipe import Preprocessing
+from tests.pipelines.packed import figures, history, settings, write_packed
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
-
-TIMES = {"seconds", "images_per_second"}
-
-
-def write_packed(folder, pixels: np.ndarray, per_shard: int = 25) -> str:
-    """Packed cutouts of these pixels (N, C, H, W), as `pack` leaves them; their URI."""
-    parts = np.split(pixels, range(per_shard, len(pixels), per_shard)) if len(pixels) else [pixels]
-    units = tuple(Unit(f"{number:08d}", {}) for number in range(len(parts)))
-    preprocessing = Preprocessing(size=pixels.shape[-1]).model_dump(mode="json")
-    plan = Plan("cutouts", {"shape": pixels.shape[1:], "preprocessing": preprocessing}, units)
-    kind = pa.fixed_shape_tensor(pa.from_numpy_dtype(pixels.dtype), pixels.shape[1:])
-    receipts = []
-    for unit, part in zip(units, parts, strict=True):
-        flat = pa.FixedSizeListArray.from_arrays(part.ravel(), math.prod(part.shape[1:]))
-        names = pa.array([f"{unit.name}-{row}" for row in range(len(part))], pa.string())
-        table = pa.table({"object_id": names, "image": pa.ExtensionArray.from_storage(kind, flat)})
-        receipts.append(
-            shards.write_unit(
-                str(folder),
-                unit,
-                rows_in=len(part),
-                table=table,
-                rejects=table.select(["object_id"])[:0],
-            )
-        )
-    manifest.write_manifest(str(folder), plan, receipts, provenance={})
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     return write_packed(tmp_path_factory.mktemp("packed"), images())
-
-
-def settings(data: str, out, recipe=RECIPE, **given) -> TrainSettings:
-    values = {"data": data, "out": str(out), "device": "cpu", **recipe.model_dump(), **given}
-    return TrainSettings(**values)
-
-
-def history(out) -> list[dict[str, str]]:
-    text = storage.read_text(f"{out}/training/metrics.csv")
-    return list(csv.DictReader(io.StringIO(text)))
-
-
-def figures(out) -> list[dict[str, str]]:
-    return [{name: row[name] for name in row if name not in TIMES} for row in history(out)]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -132,7 +132,7 @@ def test_checkpoint_of_another_version():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "VERSION", 3)
-        with pytest.raises(ValueError, match="checkpoint: wanted version 3, got 2"):
+        with pytest.raises(TrainingError, match="checkpoint: wanted version 3, got 2"):
             state.restore(data)
 
 

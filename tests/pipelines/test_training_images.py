@@ -1,0 +1,138 @@
+"""Images in memory or streamed: the same images, the same order, the same training."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avader.errors import InputError
+from avader.io import manifest
+from avader.io.models import read_model
+from avader.pipelines import train
+from avader.pipelines.memory import free_bytes
+from avader.pipelines.training_images import StreamedImages, load_images, open_images
+from avader.training.data import MemoryImages, Sequence
+from tests.pipelines.packed import figures, history, settings, write_packed
+from tests.training.tiny import changed, images
+
+# Windows of 20 images, of 60 in 6 shards.
+RECIPE = changed(
+    window=20,
+    held_out=0.1,
+    schedule={"gamma_epochs": 1, "periods": 1, "annealing_epochs": 1, "static_epochs": 1},
+    checkpoint_steps=1,
+)
+SMALL = 40 * 256 / 2**30
+"""GiB of 40 images: less than all, more than a window and a shard."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    return write_packed(tmp_path_factory.mktemp("packed"), images(), per_shard=10)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_looks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def in_memory(data, ray_session, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("memory") / "model"
+    train.run(settings(data, out, RECIPE, workers=1))
+    return out
+
+
+def test_sizes_decide(data):
+    cutouts = manifest.read_manifest(data)
+    size = images().nbytes
+    assert isinstance(open_images(cutouts, RECIPE, limit=size, world=1), MemoryImages)
+    streamed = open_images(cutouts, RECIPE, limit=size - 1, world=1)
+    assert isinstance(streamed, StreamedImages)
+    assert "streamed from 6 shards, at most 0.0 MiB in every worker" in streamed.line
+
+
+def test_a_window_larger_than_the_limit_is_refused(data):
+    cutouts = manifest.read_manifest(data)
+    with pytest.raises(InputError, match=r"wanted a window of 20 images .* lower --window"):
+        open_images(cutouts, RECIPE, limit=30 * 256 - 1, world=1)
+    open_images(cutouts, RECIPE, limit=15 * 256, world=2)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_streamed_images_are_those_in_memory(data, masked, ray_session, tmp_path):
+    recipe = RECIPE.model_copy(update={"outside_weight": 0.5}) if masked else RECIPE
+    if masked:
+        data = write_packed(tmp_path / "packed", images(), per_shard=10, masks=True)
+    cutouts = manifest.read_manifest(data)
+    streamed = StreamedImages(cutouts, recipe, limit=10**9, world=1)
+    held = load_images(cutouts, recipe)
+    assert streamed.mean_pixel == held.mean_pixel
+    np.testing.assert_array_equal(streamed.held_out_rows, held.held_out_rows)
+    orders = [Sequence(3, 1, 16, rank, 2, skip=1, window=20) for rank in (0, 1)]
+    pairs = [(streamed.parts(order), held.parts(order)) for order in orders]
+    rows = np.array([1, 8, 30, 31, 59])
+    for ours, theirs in [*pairs, (streamed.some(rows, 2), held.some(rows, 2))]:
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one.share.rows, other.share.rows)
+            np.testing.assert_array_equal(one.pixels, other.pixels)
+            if masked:
+                np.testing.assert_array_equal(one.masks, other.masks)
+                assert one.masks.any()
+            else:
+                assert one.masks is None
+
+
+@pytest.mark.long
+def test_a_streamed_training_is_the_one_in_memory(in_memory, data, ray_session, tmp_path, caplog):
+    """Bit for bit, in less memory than the images take."""
+    out = tmp_path / "model"
+    with caplog.at_level(logging.INFO, "avader"):
+        train.run(settings(data, out, RECIPE, workers=1, memory_limit=SMALL))
+    assert "streamed from 6 shards" in caplog.text
+    assert figures(out) == figures(in_memory)
+    assert read_model(str(out)).digest == read_model(str(in_memory)).digest
+
+
+@pytest.mark.long
+def test_two_streaming_workers_follow_one(in_memory, data, ray_session, tmp_path):
+    train.run(settings(data, tmp_path / "two", RECIPE, workers=2, memory_limit=SMALL / 2))
+    for one, two in zip(history(in_memory), history(tmp_path / "two"), strict=True):
+        assert float(two["loss"]) == pytest.approx(float(one["loss"]), rel=1e-3), one["epoch"]
+
+
+def test_a_shard_that_is_not_finite(ray_session, tmp_path):
+    pixels = images().astype(np.float16) / 255
+    pixels[37] = np.nan
+    cutouts = manifest.read_manifest(write_packed(tmp_path / "packed", pixels, per_shard=10))
+    streamed = StreamedImages(cutouts, RECIPE, limit=10**9, world=1)
+    with pytest.raises(InputError, match="wanted finite pixels, got 1 images of 10"):
+        _ = streamed.mean_pixel
+
+
+def test_a_shard_that_changed(ray_session, tmp_path):
+    cutouts = manifest.read_manifest(write_packed(tmp_path / "packed", images(), per_shard=10))
+    write_packed(tmp_path / "other", images(59), per_shard=10)
+    (tmp_path / "other/parts/00000005.parquet").rename(tmp_path / "packed/parts/00000005.parquet")
+    streamed = StreamedImages(cutouts, RECIPE, limit=10**9, world=1)
+    with pytest.raises(InputError, match=r"wanted 10 images in parts/00000005.parquet .*, got 9"):
+        list(streamed.parts(Sequence(0, 0, 16, window=20)))
+
+
+def test_free_memory_of_a_container(tmp_path):
+    proc, group = tmp_path / "proc", tmp_path / "group"
+    proc.mkdir()
+    group.mkdir()
+    (proc / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:   500 kB\n")
+    assert free_bytes(str(proc), str(group)) == 500 * 1024
+    (group / "memory.max").write_text("max\n")
+    (group / "memory.current").write_text("1\n")
+    assert free_bytes(str(proc), str(group)) == 500 * 1024
+    (group / "memory.max").write_text("300000\n")
+    (group / "memory.current").write_text("100000\n")
+    assert free_bytes(str(proc), str(group)) == 200_000
+    with pytest.raises(RuntimeError, match="set --memory-limit"):
+        free_bytes(str(tmp_path / "absent"))
