@@ -15,6 +15,7 @@ VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
     "pack": "pack cutouts into shards of model-ready pixels",
     "train": "train a model on packed cutouts",
+    "tune": "search a recipe's ranges for the best recipe",
     "import-published": "turn the paper's Keras weights into a model folder",
     "classify": "classify packed cutouts into a catalogue",
     "generate": "draw a synthetic catalogue from a model",

@@ -1,7 +1,7 @@
 """Settings of every job: typed, checked, each with its meaning and unit.
 
 A setting comes, strongest first, from the command line, the environment (AVADER_...), the TOML
-text of `--config`, the recipe (train only) and the default here. This room opens no file: the
+text of `--config`, the recipe (train and tune) and the default here. This room opens no file: the
 caller gives the text.
 """
 
@@ -14,12 +14,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
+    CliSuppress,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
 
 from avader.errors import InputError
+from avader.ranges import Range
 from avader.recipe import Positive, Preprocessing, Recipe
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -126,6 +128,39 @@ class TrainSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds
     mlflow: str | None = None
     """Tracking URI of MLflow, such as http://host:5000, for a record of the run (needs the extra
     `mlflow`); none keeps none."""
+    search: CliSuppress[dict[str, Range]] = {}
+    """Left aside: what `avader tune` searches."""
+
+
+class TuneSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds of model_config
+    """Search a recipe's ranges for the best recipe, by images held out and without a label.
+
+    Every trial is a training with values that Optuna's TPE chooses from the recipe's table
+    [search]; those that lag at the same epoch end early. The score is a bound on log p(x) of
+    images held out, in nats: -(reconstruction / w + KL), with w the recipe's own kl_weight in all
+    trials (the squared error over w is that of a Gaussian of variance w / 2 a pixel), less
+    collapse_penalty x log(K / 2 / effective components) where those are below K / 2. Terms outside
+    the bound, such as contrast, are not rewarded: a search over their weight would lower it.
+    """
+
+    data: str
+    """Folder URI of packed cutouts."""
+    out: str
+    """Folder URI for trials.csv (a row a trial) and best.toml (the best recipe)."""
+    recipe: str = "galaxies-64"
+    """Name of a built-in recipe with a table [search] (demo, galaxies-64, mnist), or the URI of a
+    TOML file with one. At least 0.1 of the images are held out."""
+    trials: Positive = 20
+    """Trials in all; more than a finished search had go on with it."""
+    collapse_penalty: float = Field(100.0, ge=0)
+    """Nats off the score for each factor e by which effective components are below K / 2."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Where trials train; auto takes GPUs where the cluster has them."""
+    workers: int = Field(0, ge=0)
+    """Trials at once, each on one GPU or its part of the CPUs; 0 takes one per GPU or CPU, but at
+    most a fifth of the trials, since TPE learns from those that have ended."""
+    max_failures: int = Field(3, ge=-1)
+    """Restarts of a trial whose worker was lost; -1 never gives up."""
 
 
 class ImportPublishedSettings(JobSettings):
@@ -210,6 +245,7 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
     "simulate": SimulateSettings,
     "pack": PackSettings,
     "train": TrainSettings,
+    "tune": TuneSettings,
     "import-published": ImportPublishedSettings,
     "classify": ClassifySettings,
     "generate": GenerateSettings,
@@ -238,7 +274,7 @@ def parse(
     settings: dict[str, Any] = {}
     if given.config is not None:
         settings = _toml(read_text(given.config), given.config)
-    if verb == "train":
+    if issubclass(kind, Recipe):
         name = given.recipe or settings.get("recipe") or kind.model_fields["recipe"].default
         recipe = recipe_settings(
             _toml(recipe_text(name), name), name, mode=given.mode or settings.get("mode", "")
@@ -305,7 +341,8 @@ def _in_words(verb: str, error: ValidationError) -> str:
             lines.append(f"{option} is needed")
         elif problem["type"] == "value_error":
             # Ours, from a section's own check: "field: wanted ..., got ...".
-            lines.append(f"{option}.{problem['ctx']['error']}")
+            dot = "." if problem["loc"] else ""
+            lines.append(f"{option}{dot}{problem['ctx']['error']}")
         else:
             wanted = problem["msg"].removeprefix("Input should be ")
             lines.append(f"{option}: wanted {wanted}, got {problem['input']!r}")

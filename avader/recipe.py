@@ -5,9 +5,12 @@ with these sections (see avader/recipes/). Legend: B images, C bands, H W pixels
 dimensions, K components.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from avader.ranges import APART, Range, extremes
 
 Positive = Annotated[int, Field(gt=0)]
 Kernel = Annotated[int, Field(gt=0, le=31, multiple_of=1)]
@@ -308,9 +311,13 @@ class Recipe(Section):
     """Batches between further checkpoints within an epoch; 0 makes none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network in training: float32, or bfloat16 autocast."""
+    search: dict[str, Range] = {}
+    """What `avader tune` searches: ranges or choices of settings by dotted name, such as
+    "optimiser.learning_rate" = { low = 3e-4, high = 3e-3, log = true } in the table [search]."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _check_ranges(self)
         if self.loss == "cross-entropy" and self.network.output != "sigmoid":
             raise ValueError(
                 f"loss: cross-entropy wants network.output = sigmoid, got {self.network.output}"
@@ -324,3 +331,50 @@ class Recipe(Section):
         if mixture.components == "auto":
             return mixture.most_components
         return mixture.components
+
+
+def setting(recipe: Recipe, name: str) -> Any:
+    """The value of a setting by its dotted name; ValueError where there is none of that name."""
+    value: Any = recipe
+    for part in name.split("."):
+        if not (isinstance(value, BaseModel) and part in type(value).model_fields):
+            raise ValueError(
+                f"search: wanted names of settings such as optimiser.learning_rate, got {name!r}"
+            )
+        value = getattr(value, part)
+    if isinstance(value, Section):
+        raise ValueError(f"search: wanted the name of one setting, got the section {name!r}")
+    return value
+
+
+def varied(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with these values, by dotted name, and without ranges.
+
+    Raises pydantic's ValidationError where a value is not valid for its setting.
+    """
+    plain: dict[str, Any] = {}
+    for name in Recipe.model_fields.keys() - {"search"}:
+        value = getattr(recipe, name)
+        plain[name] = value.model_dump() if isinstance(value, Section) else value
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        inner = plain
+        for part in sections:
+            inner = inner[part]
+        inner[last] = value
+    return Recipe(**plain)
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    """ValueError where a range names no setting, or holds a value that its setting cannot have."""
+    for name in recipe.search:
+        setting(recipe, name)
+        if name in APART:
+            raise ValueError(f"search: {name} is not searched, since {APART[name]}")
+    for name, value in extremes(recipe.search):
+        try:
+            varied(recipe, {name: value})
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+            wanted = problem.replace("Input should be", "wanted")
+            raise ValueError(f"search.{name}: {wanted}, got {value!r} in its range") from error

@@ -154,12 +154,11 @@ def _write_aside(path: str, data: bytes) -> None:
 
 
 def remove(uri: str) -> None:
-    """Remove an object; one that is not there is left so."""
+    """Remove an object, or a folder with all below it; nothing where it is absent."""
     fs, path = filesystem(uri)
     try:
-        fs.rm_file(path)
-    except FileNotFoundError:
-        pass
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
     except STORAGE_ERRORS as error:
         raise _unusable(uri, error, verb="remove") from error
 

@@ -37,7 +37,7 @@ RESIZE_EVERY = 60.0
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 # Settings of a recipe that change no number of the model.
-ASIDE = {"checkpoint_epochs", "checkpoint_steps"}
+ASIDE = {"checkpoint_epochs", "checkpoint_steps", "search"}
 
 
 def run(settings: TrainSettings) -> None:
@@ -80,8 +80,8 @@ def _record(settings: TrainSettings, recipe: Recipe, out: str) -> tracking.Track
     return tracking.open_tracking(where, out=out, recipe=recipe, name=settings.recipe)
 
 
-def recipe_of(settings: TrainSettings) -> Recipe:
-    """The recipe's part of a training's settings."""
+def recipe_of(settings: Recipe) -> Recipe:
+    """The recipe's part of a training's or a search's settings."""
     return Recipe(**{name: getattr(settings, name) for name in Recipe.model_fields})
 
 
@@ -179,7 +179,7 @@ def _scaling(settings: TrainSettings) -> ScalingConfig:
     kind = "GPU" if use_gpu else "CPU"
     hosts = [node for node in nodes if node.get(kind, 0) >= 1]
     workers = settings.workers or (gpus if use_gpu else max(1, len(hosts)))
-    share: dict[str, Any] = {"CPU": _cpus_each(hosts, workers, use_gpu)}
+    share: dict[str, Any] = {"CPU": cpus_each(hosts, workers, use_gpu)}
     if settings.max_workers and settings.max_workers < workers:
         raise InputError(
             f"wanted --max-workers of at least the {workers} workers that begin, got "
@@ -199,7 +199,7 @@ def _workers(scaling: ScalingConfig) -> str:
     return str(number) if isinstance(number, int) else f"{number[0]} to {number[1]}"
 
 
-def _cpus_each(hosts: list[dict[str, float]], workers: int, use_gpu: bool) -> int:
+def cpus_each(hosts: list[dict[str, float]], workers: int, use_gpu: bool) -> int:
     """The most CPUs that each worker can have so that all find room; at least 1."""
     most = int(max((host.get("CPU", 1) for host in hosts), default=1))
     for cpus in range(most, 1, -1):

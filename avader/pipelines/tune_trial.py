@@ -1,0 +1,119 @@
+"""A trial of `tune`: one training in one process, told of epoch by epoch.
+
+After an epoch the state is written below unfinished/, under a name made of the values alone, before
+the epoch is reported: a trial that was killed goes on from there, and reports its epochs again.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray.tune
+from pydantic import ValidationError
+
+from avader.errors import InputError, TrainingError
+from avader.io import storage
+from avader.io.manifest import Manifest
+from avader.model.schedule import total_epochs
+from avader.pipelines.training_images import load_images
+from avader.pipelines.training_worker import tune_process
+from avader.plan import canonical_json
+from avader.recipe import Recipe, varied
+from avader.training.loop import Watch, train
+from avader.training.score import WORST, bound, score
+from avader.training.state import Metrics, TrainingState, fresh_state
+from avader.training.task import Task
+
+SCORE, EPOCH, FAILURE = "score", "epoch", "failure"
+ENDS_SEARCH = "ends_search"
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class Search:
+    """What all trials are given.
+
+    recipe: whose ranges are searched. out: folder URI. device: "cpu" or "cuda". penalty: nats,
+    see training/score.py.
+    """
+
+    recipe: Recipe
+    data: Manifest
+    out: str
+    device: str
+    penalty: float
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that is not stopped early."""
+        return total_epochs(self.recipe.schedule)
+
+
+def values_name(values: Mapping[str, Any]) -> str:
+    """The name of a trial's folder, of its values alone."""
+    return hashlib.sha256(canonical_json(values).encode()).hexdigest()[:16]
+
+
+def trial_folder(out: str, values: Mapping[str, Any]) -> str:
+    """Folder URI of what is kept of a trial while it runs."""
+    return storage.join(out, UNFINISHED, values_name(values))
+
+
+def trial(values: dict[str, Any], search: Search) -> None:
+    """Train with these values, by the settings' dotted names; Ray Tune calls it.
+
+    What no restart can mend is reported as a failure; anything else is raised, so that Ray Tune
+    starts the trial again.
+    """
+    # The driver says how trials go.
+    logging.disable(logging.INFO)
+    tune_process()
+    try:
+        recipe = varied(search.recipe, values)
+    except ValidationError as error:
+        _fail(search, f"values that do not go together: {error.errors()[0]['msg']}")
+        return
+    try:
+        images = load_images(search.data, recipe)
+    except InputError as error:
+        _fail(search, str(error), ends_search=True)
+        return
+    task = Task(recipe, images)
+    state = fresh_state(recipe, mean_pixel=images.mean_pixel, device=search.device)
+    file = storage.join(trial_folder(search.out, values), "state.pt")
+    if storage.exists(file):
+        state.restore(storage.read_bytes(file))
+    for row in state.history:
+        _report(row, state, search)
+    try:
+        train(state, task, Watch(epoch=lambda state: _epoch_done(state, search, file)))
+    except (InputError, TrainingError) as error:
+        _fail(search, str(error))
+
+
+def _epoch_done(state: TrainingState, search: Search, file: str) -> None:
+    last = state.epoch == search.epochs
+    if last or state.epoch % search.recipe.checkpoint_epochs == 0:
+        storage.write_bytes(file, state.to_bytes())
+    _report(state.history[-1], state, search)
+
+
+def _report(row: Metrics, state: TrainingState, search: Search) -> None:
+    """Tell Ray Tune of an epoch; does not return where the trial is to stop."""
+    components, epoch = state.model.components, int(row["epoch"])
+    ray.tune.report(
+        {
+            EPOCH: epoch,
+            SCORE: score(row, search.recipe, components=components, penalty=search.penalty),
+            "bound": bound(row, search.recipe),
+            "components": components,
+            "effective_components": row["effective_components"],
+            "train_seconds": sum(float(past["seconds"]) for past in state.history[:epoch]),
+        }
+    )
+
+
+def _fail(search: Search, reason: str, *, ends_search: bool = False) -> None:
+    ray.tune.report({EPOCH: search.epochs, SCORE: WORST, FAILURE: reason, ENDS_SEARCH: ends_search})
