@@ -15,6 +15,7 @@ from avader.images.orientation import (
     FLIP_X,
     FLIP_Y,
     Orientation,
+    core,
     find_orientation,
     mask_to_canonical,
     to_sky,
@@ -70,6 +71,14 @@ def inside(size: int, share: float = 0.95) -> np.ndarray:
     return radius((size, size)) <= share
 
 
+def axis(light: np.ndarray) -> float:
+    """Angle of the second moments of all light, by the eigenvectors of its covariance."""
+    y, x = np.mgrid[: len(light), : len(light)]
+    covariance = np.cov(np.stack([x.ravel(), -y.ravel()]), aweights=light.ravel())
+    right, up = np.linalg.eigh(covariance)[1][:, -1]
+    return float(np.degrees(np.arctan2(up, right)))
+
+
 class TestFound:
     @pytest.mark.parametrize("angle", [0, 17.3, 45, 90, 121.7, 163, 179.9])
     @pytest.mark.parametrize("noise", [0, 1])
@@ -77,16 +86,21 @@ class TestFound:
         sky = 10 + noise * np.random.default_rng(0).normal(size=(64, 64))
         assert apart(found(blob(angle) + sky).angle, angle) < 0.5
 
-    def test_a_source_off_the_centre(self):
-        assert apart(found(blob(30, centre=(4, -3))).angle, 30) < 0.5
+    @pytest.mark.parametrize("centre", [(1, -0.7), (4, -3), (-3, -4)])
+    def test_a_source_off_the_centre(self, centre):
+        light = blob(30, centre=centre, sigmas=(9, 6))
+        assert core(light) == pytest.approx(centre, abs=0.2)
+        assert apart(found(light).angle, 30) < 0.5
 
-    def test_a_companion_does_not_turn_it(self):
-        companion = blob(centre=(20, 20), sigmas=(2, 2), flux=300)
-        alone, beside = found(blob(155)), found(blob(155) + companion)
-        assert apart(alone.angle, beside.angle) < 0.5
-        weights = blob(155) + companion  # the companion is bright enough to turn it, if counted
-        counted = find_orientation(weights, np.ones((64, 64), bool))
-        assert apart(counted.angle, 155) > 20
+    def test_core_of_what_has_none_near_the_centre(self):
+        far = blob(centre=(20, 0), sigmas=(3, 3))
+        assert core(far) == core(np.zeros((64, 64))) == (0, 0)
+
+    @pytest.mark.parametrize(("place", "flux"), [((20, 20), 300), ((10, 10), 90)])
+    def test_companions_apart_or_touching_do_not_turn_it(self, place, flux):
+        light = blob(155, sigmas=(9, 7)) + blob(centre=place, sigmas=(2, 2), flux=flux)
+        assert apart(found(light).angle, 155) < 1
+        assert apart(axis(light), 155) > 5  # bright enough to turn it, if counted
 
     def test_a_source_larger_than_the_image_is_not_drawn_to_the_corners(self):
         assert apart(found(blob(20, sigmas=(60, 40))).angle, 20) < 3
