@@ -4,6 +4,7 @@ A unit is a shard of cutouts; its part has the same name. Numbers depend on the 
 model alone: the engine computes fixed tiles, posteriors are in float64 from the encoder's mean.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -68,10 +69,8 @@ def check_match(
 
     Raises InputError where data and model differ otherwise, with both shown.
     """
-    # Folders from before a setting was there were made as its default makes them.
-    defaults = Preprocessing().model_dump(mode="json")
-    packed = {**defaults, **data.settings["preprocessing"]}
-    wanted = {**defaults, **model.config["preprocessing"]}
+    packed = _pixel_settings(data.settings["preprocessing"])
+    wanted = _pixel_settings(model.config["preprocessing"])
     unknown = sorted(set(accepted) - wanted.keys())
     if unknown:
         raise InputError(
@@ -101,6 +100,16 @@ def check_match(
             f"{storage.public_uri(data.uri)}; pack them with `--like MODEL`"
         )
     return differing
+
+
+def _pixel_settings(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a folder that change pixels: not the mask's, which is kept beside them.
+
+    Folders from before a setting was there were made as its default makes them.
+    """
+    settings = {**Preprocessing().model_dump(mode="json"), **preprocessing}
+    del settings["source_mask"]
+    return settings
 
 
 def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan:

@@ -179,6 +179,12 @@ def test_folders_from_before_a_setting_have_its_default(data, model, side):
         classify.check_match(held, files)
 
 
+def test_masks_beside_the_pixels_are_no_mismatch(data, model):
+    held, files = read_manifest(data), classify.read_model(model)
+    files.config["preprocessing"]["source_mask"] = True
+    assert classify.check_match(held, files) == {}
+
+
 def test_wrong_image_size_is_refused(data, tmp_path):
     network = Network(size=32, latent=3, filters=(4, 6), kernels=(3, 5), decoder_kernels=(5, 3))
     other = write_tiny_model(tmp_path / "m", network=network, preprocessing=Preprocessing(size=32))
