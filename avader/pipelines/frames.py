@@ -13,7 +13,10 @@ from avader.io.manifest import Manifest
 from avader.report.compose import Material
 from avader.report.summary import Chosen
 
-ON_SKY = "Catalogued galaxies lie as on the sky, drawn ones as the model draws them."
+ON_SKY = (
+    "Catalogued galaxies lie as on the sky, corners that the model does not see filled; drawn ones "
+    "as the model draws them."
+)
 CANONICAL = "Galaxies lie in the canonical frame: the major axis across, more light right and up."
 
 

@@ -15,7 +15,10 @@ from avader.images.decode import decode_image
 from avader.recipe import Preprocessing
 from tests.images.samples import colour, fits_bytes, grey, gzipped, jpeg, outcome, png
 
-PREPARE = Preprocessing(crop=16, size=16, missing="median", max_missing=1.0)
+# The canonical frame takes every step of the sky's frame, and more.
+PREPARE = Preprocessing(
+    crop=16, size=16, missing="median", max_missing=1.0, orientation="canonical", source_mask=True
+)
 STARTS = {
     "jpeg": jpeg(colour(24)),
     "progressive": jpeg(grey(24), progressive=True),
