@@ -17,8 +17,10 @@ import hashlib
 import statistics
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from sklearn.metrics import balanced_accuracy_score, normalized_mutual_info_scor
 from sklearn.mixture import GaussianMixture
 from sklearn.preprocessing import StandardScaler
 
-from avader.images.cutouts import prepare
+from avader.images.cutouts import Cutout, prepare
 from avader.images.decode import decode_image
 from avader.inference.engine import Engine
 from avader.mixture.sample import mixture_arrays, sample
@@ -132,9 +134,14 @@ def _table(count: int) -> tuple[list[bytes], Labels]:
 def galaxies(count: int) -> Data:
     """The galaxies as `pack` prepares them."""
     files, labels = _table(count)
-    cutouts = [prepare(decode_image(data), PREPROCESSING) for data in files]
+    with ProcessPoolExecutor(mp_context=get_context("forkserver")) as pool:
+        cutouts = list(pool.map(_prepared, files, chunksize=100))
     masks = [np.packbits(cutout.source.ravel()) for cutout in cutouts if cutout.source is not None]
     return Data(np.stack([cutout.pixels for cutout in cutouts]), np.stack(masks), labels)
+
+
+def _prepared(data: bytes) -> Cutout:
+    return prepare(decode_image(data), PREPROCESSING)
 
 
 def by_recipe(
