@@ -12,6 +12,7 @@ import tomllib
 
 import numpy as np
 import pytest
+import tomlkit
 
 from avader.config import TrainSettings, TuneSettings
 from avader.errors import InputError, TrainingError
@@ -21,7 +22,7 @@ from avader.pipelines import train, tune
 from avader.pipelines.tune_records import Record, best_of, best_toml, read_records
 from avader.pipelines.tune_search import TPE, distributions, early_stopping
 from avader.recipe import Recipe
-from tests.pipelines.test_train import as_toml, descendants, wait_for, write_packed
+from tests.pipelines.test_train import descendants, wait_for, write_packed
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
 RATES = {"optimiser.learning_rate": {"low": 1e-6, "high": 5e-3, "log": True}}
@@ -261,7 +262,7 @@ def test_best_toml_keeps_what_the_recipe_said():
 
 
 # Slow enough to be killed in mid-trial.
-SLOW = changed(search=RATES, schedule={"gamma_epochs": 30, "periods": 1, "static_epochs": 20})
+SLOW = changed(search=RATES, schedule={"gamma_epochs": 15, "periods": 1, "static_epochs": 10})
 
 
 def unfinished_states(out) -> list[str]:
@@ -276,14 +277,20 @@ def test_killed_driver(place, tmp_path, request):
     root = request.getfixturevalue("s3_uri") if place == "S3" else str(tmp_path)
     data, out = write_packed(f"{root}/packed", images(400)), f"{root}/out"
     recipe = tmp_path / "recipe.toml"
-    search = '[search]\n"optimiser.learning_rate" = { low = 1e-6, high = 5e-3, log = true }\n'
-    recipe.write_text(as_toml(SLOW.model_copy(update={"search": {}})).replace("[search]", search))
+    recipe.write_text(tomlkit.dumps(SLOW.model_dump(mode="json", exclude_none=True)))
     command = [
         *[sys.executable, "-m", "avader", "tune", "--recipe", str(recipe), "--workers", "1"],
         *["--data", data, "--out", out, "--device", "cpu", "--trials", "4"],
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(read_records(out)) >= 1 and unfinished_states(out))
+    said = tmp_path / "said.txt"
+    with said.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+    def in_mid_search() -> bool:
+        assert process.poll() is None, said.read_text()
+        return bool(read_records(out) and unfinished_states(out))
+
+    wait_for(in_mid_search, seconds=200)
     process.kill()
     process.wait()
     kept, begun = read_records(out), storage.list_files(f"{out}/unfinished", ("values.json",))
