@@ -84,10 +84,10 @@ def _load(given: WorkerTask, group: Group, *, fresh: bool) -> tuple[Images | Non
 
     The mean is taken by rank 0 for a training that begins; it is 0 elsewhere.
     """
-    limit = int(given.memory_limit * 2**30)
-    if not limit:
-        limit = free_bytes() // 2 // ray.train.get_context().get_local_world_size()
     try:
+        limit = int(given.memory_limit * 2**30)
+        if not limit:
+            limit = free_bytes() // 2 // ray.train.get_context().get_local_world_size()
         images = open_images(given.data, given.recipe, limit=limit, world=group.world)
         return images, images.mean_pixel if fresh and group.is_first else 0.0, ""
     except InputError as error:

@@ -1,14 +1,8 @@
-"""`train` on Ray Train: to the end, alike for 1 and 2 workers, on after kills, refusals."""
+"""`train` on Ray Train: to the end, alike for 1 and 2 workers, refusals."""
 
 import importlib.util
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +10,16 @@ import pytest
 
 import avader
 from avader.errors import InputError, TrainingError
-from avader.io import manifest, storage
+from avader.io import manifest
 from avader.io.models import read_model
 from avader.pipelines import tracking, train
-from tests.pipelines.packed import figures, history, settings, write_packed
+from tests.pipelines.packed import history, settings, write_packed
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     return write_packed(tmp_path_factory.mktemp("packed"), images())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_looks():
-    """Ray Train looks for reports every 2 s by default, and a second one waits for the look."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-        yield
-
-
-@pytest.fixture
-def slow_looks(monkeypatch):
-    """Time enough between epochs to be killed in."""
-    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1.0")
 
 
 @pytest.fixture(scope="module")
@@ -115,101 +95,6 @@ def test_a_finished_model_is_taken_into_mlflow(whole, data, tmp_path, monkeypatc
     run = tracking.open_tracking(store, out=str(tmp_path / "model"), recipe=RECIPE, name="tiny")
     assert run.epochs == EPOCHS
     assert run.client.get_run(run.run).info.status == "FINISHED"
-
-
-def descendants(name: bytes) -> list[int]:
-    """Process ids below this one whose command line holds the name."""
-    parents, names = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-            names[int(folder.name)] = (folder / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    ours, found = {os.getpid()}, set()
-    while ours:
-        ours = {pid for pid, parent in parents.items() if parent in ours}
-        found |= ours
-    return [pid for pid in found if name in names[pid]]
-
-
-def wait_for(condition, seconds: float = 120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def epochs_done(out) -> int:
-    return len(history(out)) if storage.exists(f"{out}/training/metrics.csv") else 0
-
-
-@pytest.mark.long
-def test_killed_worker(whole, data, ray_session, slow_looks, tmp_path, caplog):
-    """SIGKILL of a worker: back from the last checkpoint, and the same training in the end."""
-    out, errors = tmp_path / "killed", []
-
-    def work():
-        try:
-            train.run(settings(data, out, workers=1))
-        except Exception as error:  # noqa: BLE001 - told by the assertion below
-            errors.append(error)
-
-    thread = threading.Thread(target=work)
-    with caplog.at_level(logging.INFO, "avader"):
-        thread.start()
-        wait_for(lambda: epochs_done(out) >= 4)
-        for pid in descendants(b"RayTrainWorker"):
-            os.kill(pid, signal.SIGKILL)
-        thread.join(timeout=200)
-    assert not errors
-    assert "going on after epoch" in caplog.text
-    assert figures(out) == figures(whole)
-    assert read_model(str(out)).digest == read_model(str(whole)).digest
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("place", ["local disk", "S3"])
-def test_killed_driver(whole, place, slow_looks, tmp_path, request):
-    """SIGKILL of the driver, then the same command again: on from the last checkpoint."""
-    root = request.getfixturevalue("s3_uri") if place == "S3" else str(tmp_path)
-    data, out = write_packed(f"{root}/packed", images()), f"{root}/model"
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(as_toml(RECIPE))
-    command = [
-        *[sys.executable, "-m", "avader", "train", "--recipe", str(recipe), "--workers", "1"],
-        *["--data", data, "--out", out, "--device", "cpu"],
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: epochs_done(out) >= 4)
-    process.kill()
-    process.wait()
-    assert not storage.exists(f"{out}/card.json")
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert "going on after epoch" in ended.stdout + ended.stderr
-    assert figures(out) == figures(whole)
-    assert read_model(out).digest == read_model(str(whole)).digest
-
-
-def as_toml(recipe) -> str:
-    """A recipe as TOML text, by its plain values."""
-    return "\n".join(toml_lines(recipe.model_dump(mode="json")))
-
-
-def toml_lines(values: dict, section: str = "") -> list[str]:
-    top = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    lines = [f"[{section}]"] if section else []
-    lines += [f"{name} = {toml_value(value)}" for name, value in top.items()]
-    for name in values.keys() - top.keys():
-        lines += toml_lines(values[name], f"{section}.{name}" if section else name)
-    return lines
-
-
-def toml_value(value) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def test_a_training_that_cannot_go_on_says_why(ray_session, tmp_path):

@@ -10,7 +10,7 @@ from avader.errors import InputError
 from avader.io import manifest
 from avader.io.models import read_model
 from avader.pipelines import train
-from avader.pipelines.memory import free_bytes
+from avader.pipelines.memory import GROUPS, free_bytes
 from avader.pipelines.training_images import StreamedImages, load_images, open_images
 from avader.training.data import MemoryImages, Sequence
 from tests.pipelines.packed import figures, history, settings, write_packed
@@ -30,13 +30,6 @@ SMALL = 40 * 256 / 2**30
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     return write_packed(tmp_path_factory.mktemp("packed"), images(), per_shard=10)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_looks():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +115,22 @@ def test_a_shard_that_changed(ray_session, tmp_path):
         list(streamed.parts(Sequence(0, 0, 16, window=20)))
 
 
-def test_free_memory_of_a_container(tmp_path):
+@pytest.mark.parametrize("version", [2, 1])
+def test_free_memory_of_a_container(version, tmp_path):
     proc, group = tmp_path / "proc", tmp_path / "group"
+    (group / "memory").mkdir(parents=True)
     proc.mkdir()
-    group.mkdir()
     (proc / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:   500 kB\n")
     assert free_bytes(str(proc), str(group)) == 500 * 1024
-    (group / "memory.max").write_text("max\n")
-    (group / "memory.current").write_text("1\n")
+    limit, used, stat, file = GROUPS[2 - version]
+    (group / used).write_text("100000\n")
+    (group / stat).write_text(f"anon 7\n{file} 30000\n")
+    (group / limit).write_text("max\n")
     assert free_bytes(str(proc), str(group)) == 500 * 1024
-    (group / "memory.max").write_text("300000\n")
-    (group / "memory.current").write_text("100000\n")
-    assert free_bytes(str(proc), str(group)) == 200_000
-    with pytest.raises(RuntimeError, match="set --memory-limit"):
+    (group / limit).write_text("300000\n")
+    assert free_bytes(str(proc), str(group)) == 230_000
+
+
+def test_a_system_that_does_not_tell_its_free_memory(tmp_path):
+    with pytest.raises(InputError, match="set --memory-limit"):
         free_bytes(str(tmp_path / "absent"))
