@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import tomlkit
 
 from avader.io import storage
 from avader.io.models import read_model
@@ -121,7 +122,7 @@ def test_killed_worker(whole, data, ray_session, tmp_path, caplog):
 def command(data: str, out: str, folder: Path, *options: str) -> list[str]:
     """`avader train` of the recipe by one worker, looking for room for others every second."""
     recipe = folder / "recipe.toml"
-    recipe.write_text(as_toml(RECIPE))
+    recipe.write_text(tomlkit.dumps(RECIPE.model_dump(mode="json")))
     code = (
         "import sys; from avader.cli import main; from avader.pipelines import train; "
         "train.RESIZE_EVERY = 1.0; sys.exit(main(sys.argv[1:]))"
@@ -153,21 +154,6 @@ def test_killed_driver(whole, place, kills, tmp_path, request):
     assert ended.returncode == 0, ended.stderr
     assert "going on after epoch" in ended.stdout + ended.stderr
     assert_same(out, whole)
-
-
-def as_toml(recipe) -> str:
-    """What a recipe sets, as TOML text."""
-    values = recipe.model_dump(mode="json", exclude_defaults=True)
-    top = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    lines = [f"{name} = {toml_value(value)}" for name, value in top.items()]
-    for name, section in values.items():
-        if isinstance(section, dict):
-            lines += [f"[{name}]", *(f"{key} = {toml_value(v)}" for key, v in section.items())]
-    return "\n".join(lines)
-
-
-def toml_value(value) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 @pytest.fixture
