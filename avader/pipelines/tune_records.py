@@ -100,6 +100,8 @@ def best_toml(recipe: Recipe, name: str, best: Record, records: Sequence[Record]
         f"# Found     {found}",
     ]
     values = varied(recipe, best.values).model_dump(mode="json", exclude={"search"})
+    if recipe.mode:  # a mode is named by a table, of which all is said already
+        values["modes"] = {recipe.mode: {}}
     return "\n".join(head) + "\n\n" + tomlkit.dumps(values)
 
 

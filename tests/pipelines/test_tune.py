@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tomlkit
 
-from avader.config import TrainSettings, TuneSettings
+from avader.config import TrainSettings, TuneSettings, recipe_settings
 from avader.errors import InputError, TrainingError
 from avader.io import storage
 from avader.io.models import read_model
@@ -261,6 +261,13 @@ def test_best_toml_keeps_what_the_recipe_said():
     assert read == changed(mixture={"components": 5}, held_out=0.05)
 
 
+def test_best_toml_of_a_recipe_with_modes():
+    best = Record(3, {"mixture.components": 5}, [-9.5] * EPOCHS, -9.5, 5, 4.2, 12.0, "end")
+    text = best_toml(changed(search=RATES, mode="ours", flips=False), "tiny", best, [best])
+    read = Recipe(**recipe_settings(tomllib.loads(text), "best.toml"))
+    assert read == changed(mixture={"components": 5}, mode="ours", flips=False)
+
+
 # Slow enough to be killed in mid-trial.
 SLOW = changed(search=RATES, schedule={"gamma_epochs": 15, "periods": 1, "static_epochs": 10})
 
@@ -328,7 +335,9 @@ def test_killed_trial(ray_session, tmp_path):
     thread = threading.Thread(target=work)
     thread.start()
     wait_for(lambda: unfinished_states(outs["killed"]))
-    for pid in descendants(b"ImplicitFunc"):
+    workers = descendants(b"ray::trial")
+    assert workers
+    for pid in workers:
         os.kill(pid, signal.SIGKILL)
     thread.join(timeout=200)
     assert not errors

@@ -7,7 +7,7 @@ import pytest
 from avader.config import recipe_settings
 from avader.errors import InputError
 from avader.model.schedule import total_epochs
-from avader.recipe import Mixture, Recipe
+from avader.recipe import Mixture, Recipe, setting
 from avader.recipes import RECIPES, load_recipe_text
 
 
@@ -41,6 +41,14 @@ def test_both_modes_stand_side_by_side(name):
 def test_a_mode_that_a_recipe_has_not():
     with pytest.raises(InputError, match=r"a mode of recipe mnist \(ours, paper\), got theirs"):
         recipe_in("mnist", "theirs")
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "paper"])
+def test_ranges_hold_the_recipes_own_values(name):
+    """So that a search begins with the recipe as it is."""
+    recipe = recipe_in(name)
+    assert len(recipe.search) >= 3
+    assert all(span.holds(setting(recipe, each)) for each, span in recipe.search.items())
 
 
 def test_the_papers_recipe_is_the_default():
