@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from avader.pipelines.progress import say
 
@@ -52,10 +53,11 @@ class Notices:
 
 
 class Board:
-    """The driver's end of the board."""
+    """The driver's end of the board, which lies on the driver's machine: others may be lost."""
 
     def __init__(self) -> None:
-        self.actor = ray.remote(num_cpus=0)(_Board).remote()
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self.actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
         self.notices = Notices(self.actor)
 
     def say_all(self) -> str | None:
