@@ -335,7 +335,7 @@ def test_killed_trial(ray_session, tmp_path):
     thread = threading.Thread(target=work)
     thread.start()
     wait_for(lambda: unfinished_states(outs["killed"]))
-    workers = descendants(b"ray::trial")
+    workers = descendants(b"ImplicitFunc")
     assert workers
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
