@@ -38,9 +38,9 @@ Batch = dict[str, NDArray[Any]]
 Function = Callable[[Content, Rows], Batch]
 """Of a shard's content and the rows of it that are wanted."""
 
-READERS = 2
+READERS = 4
 """Shards that a worker has read at once."""
-AHEAD = 4
+AHEAD = 8
 """Shards that may wait in the object store for a worker to take them."""
 
 
@@ -211,7 +211,7 @@ class StreamedImages:
                 "masked": self.none[1] is not None,
                 "function": function,
             },
-            compute=ray.data.TaskPoolStrategy(size=READERS),
+            compute=ray.data.TaskPoolStrategy(size=min(READERS, len(items))),
             num_cpus=0,
         )
         for batch in read.iter_batches(batch_size=None, prefetch_batches=1):

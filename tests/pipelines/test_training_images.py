@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from avader.errors import InputError
 from avader.io import manifest
@@ -12,7 +13,10 @@ from avader.io.models import read_model
 from avader.pipelines import train
 from avader.pipelines.memory import GROUPS, free_bytes
 from avader.pipelines.training_images import StreamedImages, load_images, open_images
+from avader.training import loop
 from avader.training.data import MemoryImages, Sequence
+from avader.training.state import fresh_state
+from avader.training.task import Task
 from tests.pipelines.packed import figures, history, settings, write_packed
 from tests.training.tiny import changed, images
 
@@ -77,6 +81,32 @@ def test_streamed_images_are_those_in_memory(data, masked, ray_session, tmp_path
                 assert one.masks.any()
             else:
                 assert one.masks is None
+
+
+def test_a_streamed_training_goes_on_in_mid_epoch(data, ray_session):
+    """Bit for bit as in memory, and without reading again the shards that are done."""
+    cutouts = manifest.read_manifest(data)
+    held, saved = load_images(cutouts, RECIPE), []
+
+    def keep(state):
+        if state.epoch == 1 and state.progress.batches == 3:
+            saved.append(state.to_bytes())
+
+    whole = fresh_state(RECIPE, mean_pixel=held.mean_pixel)
+    loop.train(whole, Task(RECIPE, held), loop.Watch(batch=keep))
+    streamed = StreamedImages(cutouts, RECIPE, limit=10**9, world=1)
+    asked: list[int] = []
+    read = streamed._stream
+    streamed._stream = lambda errands, function: (
+        asked.append(len(errands)) or read(errands, function)
+    )
+    state = fresh_state(RECIPE, mean_pixel=0.1)
+    state.restore(saved[0])
+    loop.train(state, Task(RECIPE, streamed), loop.Watch())
+    assert asked[0] <= 3, "of 6 shards in 3 windows; 14 of 54 images are left"
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, state.model.state_dict()[name]), name
+    assert [row["loss"] for row in state.history] == [row["loss"] for row in whole.history]
 
 
 @pytest.mark.long
