@@ -249,7 +249,8 @@ def slurm(tmp_path):
         path.write_text(f"#!/usr/bin/env bash\n{body}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
-    stand_in("scontrol", 'printf "%s\\n" node07 node08')
+    # More names than a pipe holds: who reads the first alone must not end the script.
+    stand_in("scontrol", 'printf "%s\\n" node07; seq -f "node%05g" 8 20000')
     stand_in("srun", 'echo "$RAY_AUTH_MODE ${#RAY_AUTH_TOKEN}"; printf "%q " "$@"')
     stand_in("python", f'exec {shlex.quote(sys.executable)} "$@"')
     stand_in("activate", "")
@@ -278,7 +279,8 @@ def test_slurm_starts_ray_on_every_node_with_one_token(slurm):
     assert shlex.split(command) == [
         *("--nodes=2", "--ntasks-per-node=1", "ray", "symmetric-run"),
         *("--address", "node07:24567", "--min-nodes", "2", "--disable-usage-stats"),
-        *("--", "python", "-u", "jobs/import_published.py", "--out", "/project/a folder"),
+        *("--", "env", "RAY_ADDRESS=node07:24567", "python", "-u", "jobs/import_published.py"),
+        *("--out", "/project/a folder"),
     ]
 
 

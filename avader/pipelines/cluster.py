@@ -71,7 +71,8 @@ def _start(settings: ClusterSettings) -> None:
         return
     # One slot more than workers: Ray Train's controller and Ray Data's tasks need one.
     slots = max(settings.workers, os.cpu_count() or 1) + 1
-    ray.init(num_cpus=slots, include_dashboard=False, **options)
+    # "local": without it Ray would join whatever another user's `ray start` left on this machine.
+    ray.init(address="local", num_cpus=slots, include_dashboard=False, **options)
 
 
 def _cores() -> int:

@@ -21,6 +21,7 @@ from avader.io.models import read_model
 from avader.model.schedule import at
 from avader.pipelines import train
 from tests.pipelines.packed import figures, history, settings, write_packed
+from tests.processes import descendants
 from tests.training.tiny import changed, images
 
 pytestmark = pytest.mark.long
@@ -75,24 +76,6 @@ def phase(where: tuple[int, int]) -> str:
 def assert_same(out, whole) -> None:
     assert figures(out) == figures(whole)
     assert read_model(str(out)).digest == read_model(str(whole)).digest
-
-
-def descendants(name: bytes) -> list[int]:
-    """Process ids below this one whose command line holds the name."""
-    parents, names = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int(
-                (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            )
-            names[int(folder.name)] = (folder / "cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    ours, found = {os.getpid()}, set()
-    while ours:
-        ours = {pid for pid, parent in parents.items() if parent in ours}
-        found |= ours
-    return [pid for pid in found if name in names[pid]]
 
 
 def send(processes: list[int], what: signal.Signals) -> None:

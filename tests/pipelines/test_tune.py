@@ -22,7 +22,8 @@ from avader.pipelines import train, tune
 from avader.pipelines.tune_records import Record, best_of, best_toml, read_records
 from avader.pipelines.tune_search import TPE, distributions, early_stopping
 from avader.recipe import Recipe
-from tests.pipelines.test_train import descendants, wait_for, write_packed
+from tests.pipelines.packed import write_packed
+from tests.processes import descendants, wait_for
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
 RATES = {"optimiser.learning_rate": {"low": 1e-6, "high": 5e-3, "log": True}}

@@ -1,0 +1,32 @@
+"""Processes of a test: which there are, and waiting for what they do."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def descendants(name: bytes) -> list[int]:
+    """Process ids below this one whose command line holds the name."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+            names[int(folder.name)] = (folder / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    ours, found = {os.getpid()}, set()
+    while ours:
+        ours = {pid for pid, parent in parents.items() if parent in ours}
+        found |= ours
+    return [pid for pid in found if name in names[pid]]
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
