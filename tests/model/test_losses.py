@@ -5,11 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy.special import rel_entr
+from scipy.special import log_softmax, logsumexp, rel_entr
 from scipy.stats import norm
+from sklearn.metrics import mutual_info_score
 
 from avader.mixture.gaussian import GaussianMixture, responsibilities
-from avader.model.losses import l2, mixture_kl, reconstruction, unit_kl
+from avader.model.losses import (
+    contrast,
+    l2,
+    mixture_kl,
+    mutual_information,
+    pseudo_labels,
+    reconstruction,
+    unit_kl,
+)
 from avader.model.vade import VaDE
 from avader.recipe import Network
 
@@ -164,3 +173,52 @@ def test_l2_counts_the_network_and_not_the_mixture():
         if name.startswith(("encoder.", "decoder."))
     )
     assert l2(model).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_weighted_reconstruction_by_hand():
+    x, x_hat = np.random.default_rng(7).random((2, 3, 4, 4, 4)).astype(np.float64)
+    weight = np.random.default_rng(7).random((3, 1, 4, 4))
+    wanted = (weight * (x - x_hat) ** 2).sum((1, 2, 3))
+    got = reconstruction(*map(torch.from_numpy, (x, x_hat)), "mse", torch.from_numpy(weight))
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
+
+
+def test_contrast_by_loops():
+    """The cross-entropy of an image's other view among all, by cosine similarity, both ways."""
+    first, second = np.random.default_rng(7).normal(size=(2, 5, 3))
+    found = []
+    for one, other in ((first, second), (second, first)):
+        for i in range(5):
+            similar = [
+                one[i] @ other[j] / np.linalg.norm(one[i]) / np.linalg.norm(other[j]) / 0.3
+                for j in range(5)
+            ]
+            found.append(logsumexp(similar) - similar[i])
+    got = contrast(torch.from_numpy(first), torch.from_numpy(second), 0.3)
+    assert got.item() == pytest.approx(np.mean(found), rel=1e-12)
+
+
+def test_contrast_ends():
+    """Log B where views tell nothing; near 0 where each is like its own alone."""
+    same = torch.ones(6, 3, dtype=torch.float64)
+    assert contrast(same, same, 0.2).item() == pytest.approx(np.log(6))
+    apart = torch.eye(6, dtype=torch.float64)
+    assert contrast(apart, apart, 0.05).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_mutual_information_is_scikit_learns():
+    table = np.random.default_rng(7).integers(1, 50, (4, 4))
+    table = table + table.T  # symmetric, as two views' tables are made
+    wanted = mutual_info_score(None, None, contingency=table)
+    got = mutual_information(torch.from_numpy(table / table.sum()))
+    assert got.item() == pytest.approx(wanted, rel=1e-10)
+    agree = torch.eye(5, dtype=torch.float64) / 5
+    assert mutual_information(agree).item() == pytest.approx(np.log(5))
+
+
+def test_pseudo_labels_are_a_cross_entropy_where_there_is_a_label():
+    joint, labels = np.random.default_rng(7).normal(size=(4, 3)), np.array([2, -1, 0, 1])
+    wanted = -log_softmax(joint, axis=1)[np.arange(4), labels]
+    wanted[1] = 0
+    got = pseudo_labels(torch.from_numpy(joint), torch.from_numpy(labels))
+    np.testing.assert_allclose(got, wanted, rtol=1e-12)
