@@ -20,11 +20,11 @@ from avader.io import manifest, storage
 from avader.io.manifest import Manifest
 from avader.io.models import read_model
 from avader.model.schedule import total_epochs
-from avader.pipelines import tracking
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import cluster
 from avader.pipelines.progress import say
-from avader.pipelines.training_worker import WorkerTask, work
+from avader.pipelines.training import tracking
+from avader.pipelines.training.worker import WorkerTask, work
 from avader.plan import Plan
 from avader.recipe import Recipe
 

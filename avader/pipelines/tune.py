@@ -18,7 +18,7 @@ from avader.io.manifest import Manifest
 from avader.pipelines.cluster import Pool, cluster
 from avader.pipelines.progress import say
 from avader.pipelines.train import ASIDE, check, cpus_each, recipe_of
-from avader.pipelines.tune_records import (
+from avader.pipelines.tuning.records import (
     BEST,
     Record,
     best_of,
@@ -26,8 +26,8 @@ from avader.pipelines.tune_records import (
     read_begun,
     read_records,
 )
-from avader.pipelines.tune_search import Ledger, run_trials
-from avader.pipelines.tune_trial import Search
+from avader.pipelines.tuning.search import Ledger, run_trials
+from avader.pipelines.tuning.trial import Search
 from avader.plan import Plan
 from avader.ranges import extremes
 from avader.recipe import Recipe, setting, varied

@@ -12,7 +12,8 @@ import avader
 from avader.errors import InputError, TrainingError
 from avader.io import manifest
 from avader.io.models import read_model
-from avader.pipelines import tracking, train
+from avader.pipelines import train
+from avader.pipelines.training import tracking
 from tests.pipelines.packed import history, settings, write_packed
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 

@@ -19,8 +19,8 @@ from avader.errors import InputError, TrainingError
 from avader.io import storage
 from avader.io.models import read_model
 from avader.pipelines import train, tune
-from avader.pipelines.tune_records import Record, best_of, best_toml, read_records
-from avader.pipelines.tune_search import TPE, distributions, early_stopping
+from avader.pipelines.tuning.records import Record, best_of, best_toml, read_records
+from avader.pipelines.tuning.search import TPE, distributions, early_stopping
 from avader.recipe import Recipe
 from tests.pipelines.packed import write_packed
 from tests.processes import descendants, wait_for

@@ -11,8 +11,8 @@ from avader.errors import InputError
 from avader.io import manifest
 from avader.io.models import read_model
 from avader.pipelines import train
-from avader.pipelines.memory import GROUPS, free_bytes
-from avader.pipelines.training_images import StreamedImages, load_images, open_images
+from avader.pipelines.training.images import StreamedImages, load_images, open_images
+from avader.pipelines.training.memory import GROUPS, free_bytes
 from avader.training import loop
 from avader.training.data import MemoryImages, Sequence
 from avader.training.state import fresh_state

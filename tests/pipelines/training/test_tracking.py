@@ -8,8 +8,8 @@ import time
 import pytest
 
 from avader.errors import InputError
-from avader.pipelines import tracking
-from avader.pipelines.tracking import following, open_tracking
+from avader.pipelines.training import tracking
+from avader.pipelines.training.tracking import following, open_tracking
 from avader.report.history import to_csv
 from tests.report.histories import DEMO, history
 from tests.training.tiny import RECIPE

@@ -14,9 +14,9 @@ import time
 
 from avader.io import storage
 from avader.model.schedule import at, phases
-from avader.pipelines import tensorboard
 from avader.pipelines.board import Notices
-from avader.pipelines.line import Pace, batch_line, epoch_line
+from avader.pipelines.training import tensorboard
+from avader.pipelines.training.line import Pace, batch_line, epoch_line
 from avader.recipe import Recipe
 from avader.report.history import to_csv
 from avader.report.phase import phase_png

@@ -4,7 +4,7 @@ import pytest
 
 from avader.errors import TrainingError
 from avader.io import storage
-from avader.pipelines.checkpoints import Checkpoints
+from avader.pipelines.training.checkpoints import Checkpoints
 from avader.training.state import TrainingState, fresh_state, is_whole
 from tests.training.tiny import RECIPE
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from avader.pipelines import line
-from avader.pipelines.line import Pace, batch_line, epoch_line, figures, number
+from avader.pipelines.training import line
+from avader.pipelines.training.line import Pace, batch_line, epoch_line, figures, number
 from avader.recipe import Schedule
 from tests.report.histories import history
 

@@ -18,10 +18,10 @@ from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
-from avader.pipelines.checkpoints import Checkpoints
-from avader.pipelines.memory import free_bytes
-from avader.pipelines.sight import Teller
-from avader.pipelines.training_images import open_images
+from avader.pipelines.training.checkpoints import Checkpoints
+from avader.pipelines.training.images import open_images
+from avader.pipelines.training.memory import free_bytes
+from avader.pipelines.training.sight import Teller
 from avader.recipe import Preprocessing, Recipe
 from avader.training.data import Images
 from avader.training.group import Group

@@ -36,7 +36,7 @@ from ray.tune.search.optuna import OptunaSearch
 from avader.io import storage
 from avader.model.schedule import total_epochs
 from avader.pipelines.progress import duration, say
-from avader.pipelines.tune_records import (
+from avader.pipelines.tuning.records import (
     TABLE,
     Record,
     best_of,
@@ -45,7 +45,7 @@ from avader.pipelines.tune_records import (
     write_begun,
     write_record,
 )
-from avader.pipelines.tune_trial import (
+from avader.pipelines.tuning.trial import (
     ENDS_SEARCH,
     EPOCH,
     FAILURE,

@@ -17,8 +17,8 @@ from avader.errors import InputError, TrainingError
 from avader.io import storage
 from avader.io.manifest import Manifest
 from avader.model.schedule import total_epochs
-from avader.pipelines.training_images import load_images
-from avader.pipelines.training_worker import tune_process
+from avader.pipelines.training.images import load_images
+from avader.pipelines.training.worker import tune_process
 from avader.plan import canonical_json
 from avader.recipe import Recipe, varied
 from avader.training.loop import Watch, train

@@ -5,7 +5,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from avader.pipelines.tensorboard import events, file_name, tag
+from avader.pipelines.training.tensorboard import events, file_name, tag
 from avader.report.figures import image_png
 from tests.report.histories import DEMO, history
 

@@ -11,7 +11,7 @@ import tomlkit
 
 from avader.io import storage
 from avader.io.models import parse_json
-from avader.pipelines.tune_trial import UNFINISHED
+from avader.pipelines.tuning.trial import UNFINISHED
 from avader.recipe import Recipe, varied
 
 TRIALS, VALUES = "trials", "values.json"

@@ -3,8 +3,8 @@
 import pytest
 
 from avader.io import storage
-from avader.pipelines import sight
-from avader.pipelines.sight import Teller
+from avader.pipelines.training import sight
+from avader.pipelines.training.sight import Teller
 from avader.report import figures
 from avader.report.history import from_csv
 from avader.training.data import MemoryImages

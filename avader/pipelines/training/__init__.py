@@ -1,0 +1,1 @@
+"""What a training does on Ray Train: workers, images, checkpoints, and what it shows."""

@@ -1,0 +1,1 @@
+"""What a search does on Ray Tune: trials, their records, the search over them."""
