@@ -57,7 +57,8 @@ def train_epoch(state: TrainingState, task: Task, watch: Watch) -> Metrics:
     """One epoch over all images, or what is left of it; returns its metrics."""
     recipe, group, epoch = task.recipe, task.group, state.epoch
     weights = at(recipe.schedule, epoch)
-    rate = learning_rate(recipe.optimiser, epoch, total_epochs(recipe.schedule))
+    total = total_epochs(recipe.schedule)
+    rate = learning_rate(recipe.optimiser, epoch, total)
     _prepare(state, weights, rate)
     objective = Objective(recipe, weights, state.model, state.head, group)
     if state.progress is None:
@@ -86,7 +87,8 @@ def train_epoch(state: TrainingState, task: Task, watch: Watch) -> Metrics:
         "weight_mixture_kl": weights.mixture_kl,
         **means(progress, recipe, weights),
         "skipped": progress.skipped,
-        "reseeded": reseed(state, task) if weights.trains_mixture else 0,
+        # Not after the last epoch: nothing would train what is made anew.
+        "reseeded": reseed(state, task) if weights.trains_mixture and epoch + 1 < total else 0,
         **held_out(state, task),
         "images": progress.images,
         "seconds": round(progress.seconds, 3),

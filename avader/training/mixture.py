@@ -4,22 +4,28 @@ Rank 0 fits and hands round, so that no difference in arithmetic can part the ra
 D latent dimensions, K components.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from avader.errors import InputError, TrainingError
 from avader.mixture.count import count_components
 from avader.mixture.gaussian import GaussianMixture, responsibilities
 from avader.mixture.graph import graph_partition, partition_mixture
 from avader.mixture.initial import Floats, initial_mixture, widened
-from avader.mixture.sample import mixture_arrays
+from avader.mixture.sample import MixtureArrays, mixture_arrays
 from avader.mixture.starving import reseeded, starving
 from avader.training.data import Images, as_images
+from avader.training.group import Group
 from avader.training.noise import Purpose, Rows, permutation
 from avader.training.state import TrainingState
 from avader.training.task import Task
+
+Result = TypeVar("Result")
 
 ENCODE_BATCH = 256
 RESEED_ROWS = 20_000
@@ -40,10 +46,9 @@ class Start:
 def start_mixture(state: TrainingState, task: Task) -> str:
     """Make the first mixture from a sample of the images, encoded at their mean; same on all ranks.
 
-    Returns what to say of it. Raises InputError for fewer images than components.
+    Returns what to say of it. Raises TrainingError where the latents allow none.
     """
-    fitted = first_mixture(state, task) if task.group.is_first else None
-    start: Start = task.group.from_first(fitted)
+    start: Start = _by_first(task.group, lambda: first_mixture(state, task))
     state.set_components(len(start.mixture[0]))
     state.model.set_mixture(*start.mixture)
     if start.labels is not None:
@@ -89,16 +94,30 @@ def reseed(state: TrainingState, task: Task) -> int:
     starved = starving(occupancy / occupancy.sum(), least=least)
     if not len(starved):
         return 0
-    fresh = None
-    if task.group.is_first:
-        rows = sample_rows(task, RESEED_ROWS)
-        means, _ = encode_rows(state, task.images, rows)
-        fresh = reseeded(mixture_arrays(state.model.mixture()), means, starved)
-    state.model.set_mixture(*task.group.from_first(fresh))
+
+    def fresh() -> MixtureArrays:
+        means, _ = encode_rows(state, task.images, sample_rows(task, RESEED_ROWS))
+        return reseeded(mixture_arrays(state.model.mixture()), means, starved)
+
+    state.model.set_mixture(*_by_first(task.group, fresh))
     # The optimiser's memory of the old components would pull at the new ones.
     for parameter in state.model.mixture_parameters():
         state.optimiser.state.pop(parameter, None)
     return len(starved)
+
+
+def _by_first(group: Group, work: Callable[[], Result]) -> Result:
+    """What rank 0 makes, on every rank; what is wrong with it ends all of them alike."""
+    made: tuple[Result | None, str] = (None, "")
+    if group.is_first:
+        try:
+            made = work(), ""
+        except InputError as error:
+            made = None, str(error)
+    result, problem = group.from_first(made)
+    if problem:
+        raise TrainingError(problem)
+    return result
 
 
 def sample_rows(task: Task, most: int) -> Rows:

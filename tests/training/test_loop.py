@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from avader.errors import InputError, TrainingError
-from avader.model.schedule import at
+from avader.errors import TrainingError
+from avader.model.schedule import at, total_epochs
 from avader.training.data import MemoryImages, Part, Share, held_out_rows
 from avader.training.loop import Watch, batch_of, means, train, train_epoch
 from avader.training.mixture import effective_number, start_mixture
@@ -305,6 +305,11 @@ def test_a_starved_component_comes_back():
     assert summarise(state, task).occupancy[1] > 3
     state.epoch += 1
     assert train_epoch(state, task, Watch())["reseeded"] == 0
+    state.epoch = total_epochs(recipe.schedule) - 1
+    with torch.no_grad():
+        state.model.mixture_means[1] += 100.0
+    row = train_epoch(state, task, Watch())  # nothing would train it any more
+    assert (row["starving"], row["reseeded"]) == (1, 0)
 
 
 def test_held_out_images_are_measured_and_not_trained_on():
@@ -373,7 +378,7 @@ def test_masks_weigh_what_lies_outside():
 
 def test_more_components_than_images():
     recipe = changed(mixture={"components": 12})
-    with pytest.raises(InputError, match="at least 12 latents"):
+    with pytest.raises(TrainingError, match="at least 12 latents"):
         start_mixture(begun(recipe), Task(recipe, MemoryImages(images(8))))
 
 
