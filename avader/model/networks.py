@@ -41,6 +41,18 @@ def convolution(channels: int, filters: int, kernel: int, stride: int = 1) -> nn
     return nn.Conv2d(channels, filters, kernel, padding=kernel // 2, stride=stride)
 
 
+class PixelShuffle(nn.PixelShuffle):
+    """torch's by 2, also for no images at all, whose gradient torch gives a wrong shape."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4F, h, w) -> (B, F, 2h, 2w)."""
+        count, maps, height, width = x.shape
+        return super().forward(x) if count else x.reshape(0, maps // 4, 2 * height, 2 * width)
+
+
 class Residual(nn.Module):
     """A step that keeps its input's shape and adds to it."""
 
@@ -86,7 +98,7 @@ def up_block(network: Network, channels: int, filters: int, kernel: int) -> nn.M
     for number in range(network.decoder_convolutions):
         taken = filters if number else channels
         if shuffles and number == doubling:
-            convolved = [convolution(taken, 4 * filters, kernel), nn.PixelShuffle(2)]
+            convolved = [convolution(taken, 4 * filters, kernel), PixelShuffle()]
         else:
             convolved = [convolution(taken, filters, kernel)]
         keeps = taken == filters and len(convolved) == 1

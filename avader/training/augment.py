@@ -28,6 +28,8 @@ def viewed(images: Tensor, numbers: Tensor, views: Views) -> Tensor:
     numbers (B, 6), in [-1, 1): rotation, log scale, shear, shift along W and H, gain, each as a
     share of the greatest that `views` allows. Values stay in [0, 1].
     """
+    if not len(images):  # a rank's empty share
+        return images
     height, width = images.shape[-2:]
     angle, scale, shear, along, down, gain = numbers.to(images.device).unbind(1)
     angle = angle * math.radians(views.rotation)

@@ -36,14 +36,18 @@ class Group:
                 tensor.copy_(total.view_as(tensor))
 
     def extremes(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Least and greatest of all ranks' values, scalars; a rank's own may be empty."""
+        """Least and greatest of all ranks' values, scalars; a rank's own may be none."""
         far = torch.finfo(values.dtype).max
         least = values.min() if values.numel() else values.new_tensor(far)
         greatest = values.max() if values.numel() else values.new_tensor(-far)
         both = torch.stack([-least, greatest])
-        if self.world > 1:
-            distributed.all_reduce(both, op=distributed.ReduceOp.MAX)
+        self.raise_to_greatest(both)
         return -both[0], both[1]
+
+    def raise_to_greatest(self, values: Tensor) -> None:
+        """Replace each value by the greatest of all ranks', in place."""
+        if self.world > 1:
+            distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's value, on every rank; the others' is ignored."""

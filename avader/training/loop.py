@@ -78,7 +78,10 @@ def train_epoch(state: TrainingState, task: Task, watch: Watch) -> Metrics:
         progress.seconds = time.monotonic() - began
         watch.batch(state)
     if not progress.images:
-        raise TrainingError("wanted at least one image to train on, got none")
+        raise TrainingError(
+            "wanted at least one image to train on in an epoch, got none"
+            + (f"; {progress.skipped} batches were not finite" if progress.skipped else "")
+        )
     metrics: Metrics = {
         "epoch": epoch + 1,
         "phase": weights.phase.name,

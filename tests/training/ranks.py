@@ -60,7 +60,6 @@ class _ThreadGroup(Group):
         ):
             tensor.copy_(total)
 
-    def extremes(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        (least,) = self._exchange([values.min()], lambda stacked: stacked.amin(0))
-        (greatest,) = self._exchange([values.max()], lambda stacked: stacked.amax(0))
-        return least, greatest
+    def raise_to_greatest(self, values: Tensor) -> None:
+        (greatest,) = self._exchange([values], lambda stacked: stacked.amax(0))
+        values.copy_(greatest)

@@ -229,9 +229,25 @@ def test_unequal_ranks_add_up_to_the_whole_batch(recipe, epoch):
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=2e-5)
 
 
-def test_an_empty_share_adds_nothing():
-    whole = gradient_of([slice(0, 6)], RECIPE, 0)
-    parts = gradient_of([slice(0, 6), slice(6, 6)], RECIPE, 0)
+NORMALISED = OURS.model_copy(
+    update={
+        "network": OURS.network.model_copy(
+            update={
+                "normalisation": "group",
+                "reduction": "stride",
+                "upsampling": "pixel-shuffle",
+                "blocks": "residual",
+            }
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, OURS, NORMALISED], ids=["paper", "ours", "normalised"])
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_an_empty_share_adds_nothing(recipe, epoch):
+    whole = gradient_of([slice(0, 6)], recipe, epoch)
+    parts = gradient_of([slice(0, 6), slice(6, 6)], recipe, epoch)
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=2e-5)
 
