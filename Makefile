@@ -56,7 +56,7 @@ demo: .venv/.demo
 	@echo "Done. Under demo/:"
 	@echo "  survey/       3,000 mock galaxies (FITS and PNG) and survey.parquet, their truth"
 	@echo "  cutouts/      the survey as model-ready pixels"
-	@echo "  model/        the trained model: config.json, model.safetensors, card.json"
+	@echo "  model/        the trained model, and how its training went: training/curves.png"
 	@echo "  catalogue/    a row per galaxy: position, component, probabilities, latents, flags"
 	@echo "  synthetic/    1,000 galaxies that do not exist"
 	@echo "  report/       open demo/report/index.html in a browser"
