@@ -68,8 +68,10 @@ def machine() -> str:
 
 def last_line(**figures: Any) -> None:
     """Print the figures as one line of JSON, the last line of every benchmark."""
-    rounded = {
-        name: round(value, 4) if isinstance(value, float) else value
-        for name, value in figures.items()
-    }
-    print(json.dumps(rounded))
+
+    def shortened(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        return round(value, 4) if abs(value) >= 1 else float(f"{value:.4g}")
+
+    print(json.dumps({name: shortened(value) for name, value in figures.items()}))
