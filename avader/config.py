@@ -159,6 +159,9 @@ class TuneSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds 
     workers: int = Field(0, ge=0)
     """Trials at once, each on one GPU or its part of the CPUs; 0 takes one per GPU or CPU, but at
     most a fifth of the trials, since TPE learns from those that have ended."""
+    memory_limit: float = Field(0.0, ge=0)
+    """Most memory that a trial takes for images, GiB: what does not fit is streamed from the
+    shards, with the same numbers. 0 takes the trial's part of half the memory that is free."""
     max_failures: int = Field(3, ge=-1)
     """Restarts of a trial whose worker was lost; -1 never gives up."""
 

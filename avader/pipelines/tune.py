@@ -7,6 +7,7 @@ begun ones go on after their last epoch.
 """
 
 import logging
+from dataclasses import dataclass
 
 import ray
 from ray.tune import TuneError
@@ -34,6 +35,17 @@ from avader.recipe import Recipe, setting, varied
 
 HELD_OUT = 0.1
 """Least share of the images that a search holds out."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where trials run: on GPUs or not, how many at once, the CPUs of each, and how many of them
+    one machine may come to hold."""
+
+    use_gpu: bool
+    at_once: int
+    cpus: int
+    neighbours: int
 
 
 def run(settings: TuneSettings) -> None:
@@ -97,19 +109,26 @@ def _search(
     recipe: Recipe,
     cutouts: Manifest,
     records: list[Record],
-    places: tuple[bool, int, int],
+    places: Places,
 ) -> list[Record]:
-    """Run the trials that are left; returns all that have ended. places: of `_places`."""
-    use_gpu, at_once, cpus = places
+    """Run the trials that are left; returns all that have ended."""
     out = storage.absolute(settings.out)
-    search = Search(recipe, cutouts, out, "cuda" if use_gpu else "cpu", settings.collapse_penalty)
+    search = Search(
+        recipe,
+        cutouts,
+        out,
+        device="cuda" if places.use_gpu else "cpu",
+        penalty=settings.collapse_penalty,
+        memory_limit=settings.memory_limit,
+        neighbours=places.neighbours,
+    )
     begun = read_begun(out)
     if records or begun:
         say(f"  going on: {len(records)} trials have ended, {len(begun)} have begun")
     say(
         f"searching {settings.recipe} on {cutouts.totals['rows']:,} images, {recipe.held_out:.0%} "
-        f"held out: {settings.trials} trials of at most {search.epochs} epochs, {at_once} at once "
-        f"on {'a GPU' if use_gpu else f'{cpus} CPU(s)'} each"
+        f"held out: {settings.trials} trials of at most {search.epochs} epochs, {places.at_once} "
+        f"at once on {'a GPU' if places.use_gpu else f'{places.cpus} CPU(s)'} each"
     )
     ledger = Ledger(search, records, settings.trials)
     for name in ("ray.tune", "ray.train"):
@@ -119,8 +138,8 @@ def _search(
             search,
             ledger,
             begun or ([] if records else _own_values(recipe)),
-            at_once=at_once,
-            each={"cpu": cpus, "gpu": int(use_gpu)},
+            at_once=places.at_once,
+            each={"cpu": places.cpus, "gpu": int(places.use_gpu)},
             max_failures=settings.max_failures,
         )
     except TuneError as error:
@@ -141,8 +160,8 @@ def _own_values(recipe: Recipe) -> list[dict[str, object]]:
     return [values] if all(recipe.search[name].holds(values[name]) for name in values) else []
 
 
-def _places(settings: TuneSettings, pool: Pool) -> tuple[bool, int, int]:
-    """Whether trials take GPUs, how many run at once, and the CPUs of each."""
+def _places(settings: TuneSettings, pool: Pool) -> Places:
+    """As the settings ask, and the cluster allows."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
     if settings.device == "gpu" and not gpus:
@@ -151,7 +170,9 @@ def _places(settings: TuneSettings, pool: Pool) -> tuple[bool, int, int]:
     hosts = [node for node in nodes if node.get("GPU" if use_gpu else "CPU", 0) >= 1]
     most = gpus if use_gpu else pool.workers
     at_once = settings.workers or max(1, min(most, settings.trials // 5))
-    return use_gpu, at_once, cpus_each(hosts, at_once, use_gpu)
+    cpus = cpus_each(hosts, at_once, use_gpu)
+    room = max(int(host["GPU"] if use_gpu else host["CPU"] // cpus) for host in hosts)
+    return Places(use_gpu, at_once, cpus, neighbours=max(1, min(at_once, room)))
 
 
 def _best(recipe: Recipe, name: str, records: list[Record]) -> str:

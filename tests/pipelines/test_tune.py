@@ -124,6 +124,23 @@ def test_the_best_recipe_trains(found, data, ray_session, tmp_path):
     assert card["recipe"]["optimiser"]["learning_rate"] == recipe.optimiser.learning_rate
 
 
+@pytest.mark.long
+def test_a_streamed_trial_has_the_scores_of_one_in_memory(ray_session, tmp_path):
+    data = write_packed(tmp_path / "packed", images(), per_shard=10)
+    short = {"gamma_epochs": 1, "periods": 1, "annealing_epochs": 1, "static_epochs": 0}
+    recipe = changed(search=RATES, window=20, schedule=short)
+    few = 40 * 256 / 2**30  # GiB of 40 images of the 60
+    outs = {"memory": 0.0, "streamed": few}
+    for name, limit in outs.items():
+        out = tmp_path / name
+        tune.run(settings(data, out, recipe, trials=1, workers=1, memory_limit=limit))
+    memory, streamed = (read_records(str(tmp_path / name)) for name in outs)
+    assert streamed[0].scores == memory[0].scores
+    wide = settings(data, tmp_path / "wide", changed(search=RATES, window=60), memory_limit=few)
+    with pytest.raises(InputError, match=r"wanted a window of 60 images .* raise --memory-limit"):
+        tune.run(wide)
+
+
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [

@@ -150,7 +150,7 @@ class StreamedImages:
             raise InputError(
                 f"wanted a window of {recipe.window:,} images in {world} worker(s) of at most "
                 f"{_size(limit)} each (--memory-limit), got {_size(most)} each; raise "
-                "--memory-limit, take more --workers, or lower --window with another --out"
+                "--memory-limit, or lower --window with another --out"
             )
         self.line = (
             f"{self.rows:,} images of {_size(self.rows * self.each)} are more than the "

@@ -17,7 +17,8 @@ from avader.errors import InputError, TrainingError
 from avader.io import storage
 from avader.io.manifest import Manifest
 from avader.model.schedule import total_epochs
-from avader.pipelines.training.images import load_images
+from avader.pipelines.training.images import open_images
+from avader.pipelines.training.memory import free_bytes
 from avader.pipelines.training.worker import tune_process
 from avader.plan import canonical_json
 from avader.recipe import Recipe, varied
@@ -36,7 +37,8 @@ class Search:
     """What all trials are given.
 
     recipe: whose ranges are searched. out: folder URI. device: "cpu" or "cuda". penalty: nats,
-    see training/score.py.
+    see training/score.py. memory_limit: GiB of images in a trial, 0 for a part of what is free.
+    neighbours: trials that may run on one machine at once, and share its free memory.
     """
 
     recipe: Recipe
@@ -44,6 +46,8 @@ class Search:
     out: str
     device: str
     penalty: float
+    memory_limit: float = 0.0
+    neighbours: int = 1
 
     @property
     def epochs(self) -> int:
@@ -76,7 +80,8 @@ def trial(values: dict[str, Any], search: Search) -> None:
         _fail(search, f"values that do not go together: {error.errors()[0]['msg']}")
         return
     try:
-        images = load_images(search.data, recipe)
+        limit = int(search.memory_limit * 2**30) or free_bytes() // 2 // search.neighbours
+        images = open_images(search.data, recipe, limit=limit, world=1)
     except InputError as error:
         _fail(search, str(error), ends_search=True)
         return
