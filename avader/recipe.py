@@ -309,8 +309,9 @@ class Recipe(Section):
     """Epochs between checkpoints."""
     checkpoint_steps: int = Field(0, ge=0)
     """Batches between further checkpoints within an epoch; 0 makes none."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network in training: float32, or bfloat16 autocast."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the network in training: float32, bfloat16 autocast, or auto: bfloat16 where
+    the worker's device has it natively."""
     search: dict[str, Range] = {}
     """What `avader tune` searches: ranges or choices of settings by dotted name, such as
     "optimiser.learning_rate" = { low = 3e-4, high = 3e-3, log = true } in the table [search]."""

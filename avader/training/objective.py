@@ -31,6 +31,7 @@ from avader.model.schedule import Weights
 from avader.model.vade import VaDE
 from avader.recipe import Mixture, Recipe
 from avader.training.group import Group
+from avader.training.precision import precision_on
 
 OF_AN_IMAGE = ("reconstruction", "unit_kl", "mixture_kl", "pseudo_labels")
 OF_A_BATCH = ("l2", "contrast", "agreement")
@@ -113,8 +114,9 @@ class Objective:
         """Loss and terms of a batch; every rank calls it, also with an empty share."""
         recipe, model = self.recipe, self.model
         rows = len(batch.target)
-        bfloat16 = recipe.precision == "bfloat16"
-        with torch.autocast(batch.seen.device.type, torch.bfloat16, enabled=bfloat16):
+        device = batch.seen.device.type
+        bfloat16 = precision_on(recipe, device) == "bfloat16"
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
             means, logvars = (part.float() for part in model.encode(batch.seen))
             mean, logvar = means[:rows], logvars[:rows]
             z = mean + (0.5 * logvar).exp() * batch.noise
