@@ -11,6 +11,7 @@ import torch
 from avader.mixture.gaussian import log_likelihood, responsibilities
 from avader.training.data import near_equal
 from avader.training.mixture import effective_number, encode_rows
+from avader.training.precision import precision_on
 from avader.training.state import TrainingState
 from avader.training.task import Task
 
@@ -20,12 +21,13 @@ class Summary:
     """Facts at the encoder's means.
 
     occupancy: images per component by highest probability. effective_components: exp(entropy) of
-    it. mean_log_likelihood: mean of log p(z), nats.
+    it. mean_log_likelihood: mean of log p(z), nats. precision: what rank 0 computed in.
     """
 
     occupancy: list[int]
     effective_components: float
     mean_log_likelihood: float
+    precision: str
 
 
 @torch.no_grad()
@@ -44,4 +46,5 @@ def summarise(state: TrainingState, task: Task) -> Summary:
         occupancy=occupancy,
         effective_components=effective_number(occupancy),
         mean_log_likelihood=float(likelihoods.mean()),
+        precision=precision_on(task.recipe, state.device.type),
     )

@@ -84,6 +84,7 @@ def test_two_kinds_of_images_make_two_components(trained):
     assert summary.occupancy == [30, 30]
     assert summary.effective_components == pytest.approx(2.0)
     assert np.isfinite(summary.mean_log_likelihood)
+    assert summary.precision == "float32"
 
 
 def test_same_seed_same_training(trained):

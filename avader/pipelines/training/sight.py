@@ -24,6 +24,7 @@ from avader.report.training import curves_png
 from avader.training.data import Pixels
 from avader.training.loop import means
 from avader.training.pictures import Pictures, examples, pictures
+from avader.training.precision import precision_on
 from avader.training.state import TrainingState
 from avader.training.task import Task
 
@@ -45,8 +46,9 @@ class Teller:
         self.examples: Pixels | None = None
 
     def begin(self, state: TrainingState, task: Task) -> None:
-        """Say who trains, where the images are and where the training goes on."""
-        self.notices.write(f"  {task.group.world} worker(s); {task.images.line}")
+        """Say who trains, where the images are, how it computes and where it goes on."""
+        precision = precision_on(task.recipe, state.device.type)
+        self.notices.write(f"  {task.group.world} worker(s); {task.images.line}; {precision}")
         if state.epoch or state.progress is not None:
             within = f", batch {state.progress.batches}" if state.progress is not None else ""
             total = self.pace.total

@@ -89,7 +89,9 @@ def test_files_on_s3(s3_uri):
 def test_lines_of_epochs_and_within_them(tmp_path, monkeypatch):
     monkeypatch.setattr(sight, "QUIET", 0.0)
     lines, _ = told(tmp_path)
-    assert lines[0] == "  1 worker(s); 60 x 1 x 16 x 16 uint8 images, 0.0 MiB in every worker"
+    assert (
+        lines[0] == "  1 worker(s); 60 x 1 x 16 x 16 uint8 images, 0.0 MiB in every worker; float32"
+    )
     within = [line for line in lines if ", 45 of 60 images: loss " in line]
     assert len(within) == EPOCHS
     assert within[0].startswith("  gamma, epoch 1 of 9, 45 of 60 images: loss ")
