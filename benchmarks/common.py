@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+
+from avader.training.precision import has_native_bfloat16
 
 
 def options(question: str) -> argparse.Namespace:
@@ -63,7 +66,14 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def machine() -> str:
     """The machine in a few words."""
-    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    native = "" if has_native_bfloat16("cpu") else "no "
+    return (
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {native}native "
+        f"bfloat16; Python {platform.python_version()}, torch {torch.__version__}"
+    )
 
 
 def last_line(**figures: Any) -> None:

@@ -42,7 +42,7 @@ from avader.mixture.sample import mixture_arrays, sample
 from avader.model.files import model_from_arrays
 from avader.model.published import VARIANCE_FLOOR, read_published
 from avader.model.vade import VaDE
-from avader.recipe import PUBLISHED_PREPROCESSING, Preprocessing
+from avader.recipe import PUBLISHED_PREPROCESSING, Preprocessing, Recipe
 from avader.training.data import MemoryImages
 from benchmarks.common import last_line, machine, real_data
 from benchmarks.training import SHORT, Scores, kept, recipe_of, trained
@@ -56,6 +56,7 @@ WITHOUT: Mapping[str, Mapping[str, Any]] = {
     "ours without contrast": {"contrast": {"weight": 0.0}},
     "ours without the mask": {"outside_weight": 1.0},
     "ours without flips": {"flips": False},
+    "ours without pseudo-labels": {"schedule": {"pseudo_labels": 0.0}},
     "ours without the projection": {"contrast": {"projection": 0}},
     "ours with an EM start": {"mixture": {"start": "em"}},
 }
@@ -78,12 +79,18 @@ def main() -> None:
         for name, changed in variants.items():
             if name in WITHOUT and seed != given.seeds[0]:
                 continue  # what a term brings is shown on one seed
-            work = partial(by_recipe, data, check, held, seed, name, changed, quick=given.quick)
-            runs[name].append(kept(keep / f"{name.replace(' ', '-')}-{seed}.json", work))
+            if given.quick:
+                changed = {**changed, "schedule": {**changed.get("schedule", {}), **SHORT}}
+            mode = "paper" if name == "paper" else "ours"
+            recipe = recipe_of("galaxies-64", mode=mode, seed=seed, **changed)
+            label, settings = f"{name.replace(' ', '-')}-{seed}", (recipe, len(data.labels))
+            work = partial(by_recipe, data, check, held, recipe)
+            runs[name].append(kept(keep, label, settings, work))
             print(row(f"{name}, seed {seed}", runs[name][-1]), flush=True)
     others = {"principal components": principal_components(data, held)}
     if not given.quick:
-        others["published weights"] = kept(keep / "published.json", partial(published, held))
+        work = partial(published, held)
+        others["published weights"] = kept(keep, "published", (COUNT, held), work)
     for name, scores in others.items():
         print(row(name, scores), flush=True)
     figures: dict[str, Any] = {}
@@ -148,21 +155,8 @@ def _prepared(data: bytes) -> Cutout:
     return prepare(decode_image(data), PREPROCESSING)
 
 
-def by_recipe(
-    data: Data,
-    check: Data,
-    held: int,
-    seed: int,
-    name: str,
-    changed: Mapping[str, Any],
-    *,
-    quick: bool,
-) -> Scores:
-    """The recipe in a mode, trained on all but the held-out galaxies, and its scores."""
-    mode = "paper" if name == "paper" else "ours"
-    if quick:
-        changed = {**changed, "schedule": SHORT}
-    recipe = recipe_of("galaxies-64", mode=mode, seed=seed, **changed)
+def by_recipe(data: Data, check: Data, held: int, recipe: Recipe) -> Scores:
+    """The recipe, trained on all but the held-out galaxies, and its scores."""
     images = MemoryImages(data.pixels, data.masks, held_out=np.arange(held))
     state, seconds = trained(recipe, images, say=partial(print, flush=True))
     fitted = Data(*(part[held:] for part in (data.pixels, data.masks, data.labels)))

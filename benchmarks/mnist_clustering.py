@@ -29,6 +29,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from avader.inference.engine import Engine
+from avader.recipe import Recipe
 from avader.training.data import MemoryImages
 from benchmarks.common import last_line, machine, real_data
 from benchmarks.training import SHORT, Scores, kept, one_to_one_accuracy, recipe_of, trained
@@ -77,7 +78,8 @@ def main() -> None:
     found: dict[str, dict[int, Scores]] = {name: {} for name in methods}
     for seed in given.seeds:
         for name, method in methods.items():
-            scores = kept(keep / f"{given.data}-{name}-{seed}.json", partial(method, seed))
+            label = f"{given.data}-{name}-{seed}"
+            scores = kept(keep, label, settings(name, seed, given.quick), partial(method, seed))
             found[name][seed] = scores
             print(
                 f"{name:8} seed {seed}: accuracy {scores['accuracy']:.4f}, NMI "
@@ -137,23 +139,40 @@ def fashion() -> tuple[Arrays, Arrays]:
     )
 
 
+def settings(name: str, seed: int, quick: bool) -> tuple[object, ...]:
+    """What a method's scores depend on, besides the data."""
+    if name in ("ours", "paper"):
+        return recipe(name, seed, quick=quick), quick
+    return (autoencoder_recipe(seed, quick=quick) if name == "kmeans" else CLUSTPY), quick
+
+
+def recipe(mode: str, seed: int, *, quick: bool) -> Recipe:
+    """The recipe `mnist` in a mode."""
+    return recipe_of("mnist", mode=mode, seed=seed, **({"schedule": SHORT} if quick else {}))
+
+
+def autoencoder_recipe(seed: int, *, quick: bool) -> Recipe:
+    """The recipe's network and reconstruction alone: the paper's mode without any KL."""
+    epochs = {"gamma": 0.0, "gamma_epochs": 1 if quick else 8, "annealing_epochs": 1}
+    schedule = {**epochs, "static_epochs": 0, "kl_weight": 1e-9}
+    return recipe_of("mnist", mode="paper", seed=seed, schedule=schedule)
+
+
 def by_recipe(mode: str, seed: int, train: Arrays, test: Arrays, *, quick: bool) -> Scores:
     """The recipe in a mode: trained on images alone, scored on the test images."""
-    changed = {"schedule": SHORT} if quick else {}
-    recipe = recipe_of("mnist", mode=mode, seed=seed, **changed)
-    state, seconds = trained(recipe, MemoryImages(train[0]), say=partial(print, flush=True))
+    images = MemoryImages(train[0])
+    say = partial(print, flush=True)
+    state, seconds = trained(recipe(mode, seed, quick=quick), images, say=say)
     engine = Engine(state.model, tile=64)
     mean, _ = engine.encode(test[0])
     return scores(test[1], engine.posterior(mean).argmax(1), seconds)
 
 
 def autoencoder(seed: int, train: Arrays, test: Arrays, *, quick: bool) -> Scores:
-    """The paper's mode without any KL, then k-means on the latents of the training images."""
-    epochs = {"gamma": 0.0, "gamma_epochs": 1 if quick else 8, "annealing_epochs": 1}
-    recipe = recipe_of(
-        "mnist", mode="paper", seed=seed, schedule={**epochs, "static_epochs": 0, "kl_weight": 1e-9}
-    )
-    state, seconds = trained(recipe, MemoryImages(train[0]), say=partial(print, flush=True))
+    """An autoencoder, then k-means on the latents of the training images."""
+    images = MemoryImages(train[0])
+    say = partial(print, flush=True)
+    state, seconds = trained(autoencoder_recipe(seed, quick=quick), images, say=say)
     engine = Engine(state.model, tile=64)
     means = KMeans(10, n_init=10, random_state=seed).fit(engine.encode(train[0])[0])
     return scores(test[1], means.predict(engine.encode(test[0])[0]), seconds)

@@ -1,9 +1,13 @@
 """What the benchmarks of training share: a recipe in a mode, trained in this process."""
 
+import hashlib
 import json
+import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Mapping
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +22,40 @@ from avader.training.data import MemoryImages
 from avader.training.loop import Watch, train
 from avader.training.state import TrainingState, fresh_state
 from avader.training.task import Task
+from benchmarks.common import machine
 
 Scores = dict[str, float]
 SHORT = {"gamma_epochs": 1, "annealing_epochs": 1, "static_epochs": 0}
 """A schedule for --quick."""
 
 
-def kept(path: Path, work: Callable[[], Scores]) -> Scores:
-    """The scores in a file, or those of the work, which are then kept there."""
+def kept(folder: Path, name: str, settings: object, work: Callable[[], Scores]) -> Scores:
+    """The scores kept under a name, or those of the work, which are then kept there.
+
+    settings: what the work depends on, as text; scores kept under others are made again. The
+    file also says on what machine, at what commit and when they were made.
+    """
+    path = folder / f"{name}.json"
+    told = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     if path.exists():
-        found: Scores = json.loads(path.read_text())
-        return found
-    found = work()
-    path.write_text(json.dumps(found))
-    return found
+        found = json.loads(path.read_text())
+        if found["settings"] == told:
+            scores: Scores = found["scores"]
+            return scores
+    scores = work()
+    about = {"settings": told, "machine": machine(), "commit": commit(), "date": str(date.today())}
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"scores": scores, **about}, indent=1) + "\n")
+    part.replace(path)
+    return scores
+
+
+def commit() -> str:
+    """The commit that is checked out, "+" after it if there are changes; empty outside of git."""
+    git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
+    head = git(["git", "rev-parse", "--short", "HEAD"], check=False).stdout.strip()
+    changed = git(["git", "status", "--porcelain", "--untracked-files=no"], check=False).stdout
+    return head + "+" * bool(changed.strip())
 
 
 def recipe_of(name: str, *, mode: str, **changed: Any) -> Recipe:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import real_data
+from benchmarks.training import kept
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(
@@ -39,3 +40,19 @@ def test_quick(script):
     assert len(measured) > 2
     assert all(math.isfinite(value) and value > -1 for value in measured)
     assert time.monotonic() - began < 120  # 60 s on a quiet machine
+
+
+def test_a_finished_run_is_kept_until_its_settings_change(tmp_path):
+    runs = []
+
+    def work():
+        runs.append(1)
+        return {"accuracy": float(len(runs))}
+
+    assert kept(tmp_path, "ours-0", ("epochs", 3), work) == {"accuracy": 1.0}
+    assert kept(tmp_path, "ours-0", ("epochs", 3), work) == {"accuracy": 1.0}
+    assert kept(tmp_path, "ours-0", ("epochs", 4), work) == {"accuracy": 2.0}
+    assert kept(tmp_path, "ours-1", ("epochs", 4), work) == {"accuracy": 3.0}
+    about = json.loads((tmp_path / "ours-0.json").read_text())
+    assert set(about) == {"scores", "settings", "machine", "commit", "date"}
+    assert about["machine"] and about["commit"]
