@@ -45,7 +45,7 @@ from avader.model.vade import VaDE
 from avader.recipe import PUBLISHED_PREPROCESSING, Preprocessing, Recipe
 from avader.training.data import MemoryImages
 from benchmarks.common import last_line, machine, real_data
-from benchmarks.training import SHORT, Scores, kept, recipe_of, trained
+from benchmarks.training import SHORT, Scores, kept, recipe_of, set_apart, trained
 
 COUNT, HELD_OUT = 20_000, 4_000
 PREPROCESSING = Preprocessing(
@@ -83,7 +83,10 @@ def main() -> None:
                 changed = {**changed, "schedule": {**changed.get("schedule", {}), **SHORT}}
             mode = "paper" if name == "paper" else "ours"
             recipe = recipe_of("galaxies-64", mode=mode, seed=seed, **changed)
-            label, settings = f"{name.replace(' ', '-')}-{seed}", (recipe, len(data.labels))
+            label, settings = (
+                f"{name.replace(' ', '-')}-{seed}",
+                (set_apart(recipe), len(data.labels)),
+            )
             work = partial(by_recipe, data, check, held, recipe)
             runs[name].append(kept(keep, label, settings, work))
             print(row(f"{name}, seed {seed}", runs[name][-1]), flush=True)

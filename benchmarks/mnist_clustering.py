@@ -32,7 +32,15 @@ from avader.inference.engine import Engine
 from avader.recipe import Recipe
 from avader.training.data import MemoryImages
 from benchmarks.common import last_line, machine, real_data
-from benchmarks.training import SHORT, Scores, kept, one_to_one_accuracy, recipe_of, trained
+from benchmarks.training import (
+    SHORT,
+    Scores,
+    kept,
+    one_to_one_accuracy,
+    recipe_of,
+    set_apart,
+    trained,
+)
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -142,8 +150,10 @@ def fashion() -> tuple[Arrays, Arrays]:
 def settings(name: str, seed: int, quick: bool) -> tuple[object, ...]:
     """What a method's scores depend on, besides the data."""
     if name in ("ours", "paper"):
-        return recipe(name, seed, quick=quick), quick
-    return (autoencoder_recipe(seed, quick=quick) if name == "kmeans" else CLUSTPY), quick
+        return set_apart(recipe(name, seed, quick=quick)), quick
+    if name == "kmeans":
+        return set_apart(autoencoder_recipe(seed, quick=quick)), quick
+    return CLUSTPY, quick
 
 
 def recipe(mode: str, seed: int, *, quick: bool) -> Recipe:

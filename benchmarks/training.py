@@ -50,6 +50,11 @@ def kept(folder: Path, name: str, settings: object, work: Callable[[], Scores]) 
     return scores
 
 
+def set_apart(recipe: Recipe) -> str:
+    """What sets a recipe apart from the defaults: the same after a setting was added."""
+    return recipe.model_dump_json(exclude_defaults=True)
+
+
 def commit() -> str:
     """The commit that is checked out, "+" after it if there are changes; empty outside of git."""
     git = partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True)
