@@ -24,6 +24,7 @@ from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import cluster
 from avader.pipelines.progress import say
 from avader.pipelines.training import tracking
+from avader.pipelines.training.images import check_memory
 from avader.pipelines.training.worker import WorkerTask, work
 from avader.plan import Plan
 from avader.recipe import Recipe
@@ -51,6 +52,9 @@ def run(settings: TrainSettings) -> None:
     check(recipe, cutouts)
     if settings.mlflow is not None:
         tracking.require_mlflow()
+    if settings.memory_limit and settings.workers:
+        world = settings.workers
+        check_memory(cutouts, recipe, gibibytes=settings.memory_limit, world=world)
     manifest.open_plan(out, plan(recipe, cutouts))
     record = _record(settings, recipe, out)
     if storage.exists(storage.join(out, "card.json")):

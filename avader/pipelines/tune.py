@@ -19,6 +19,7 @@ from avader.io.manifest import Manifest
 from avader.pipelines.cluster import Pool, cluster
 from avader.pipelines.progress import say
 from avader.pipelines.train import ASIDE, check, cpus_each, recipe_of
+from avader.pipelines.training.images import check_memory
 from avader.pipelines.tuning.records import (
     BEST,
     Record,
@@ -64,6 +65,8 @@ def run(settings: TuneSettings) -> None:
     recipe = recipe.model_copy(update={"held_out": max(recipe.held_out, HELD_OUT)})
     cutouts = manifest.read_manifest(data, kind="cutouts")
     _check(recipe, cutouts)
+    if settings.memory_limit:
+        check_memory(cutouts, recipe, gibibytes=settings.memory_limit, world=1)
     manifest.open_plan(out, plan(recipe, cutouts, settings.collapse_penalty))
     records = read_records(out)
     best = storage.join(out, BEST)

@@ -136,9 +136,21 @@ def test_a_streamed_trial_has_the_scores_of_one_in_memory(ray_session, tmp_path)
         tune.run(settings(data, out, recipe, trials=1, workers=1, memory_limit=limit))
     memory, streamed = (read_records(str(tmp_path / name)) for name in outs)
     assert streamed[0].scores == memory[0].scores
-    wide = settings(data, tmp_path / "wide", changed(search=RATES, window=60), memory_limit=few)
-    with pytest.raises(InputError, match=r"wanted a window of 60 images .* raise --memory-limit"):
-        tune.run(wide)
+
+
+def test_too_little_memory_is_refused_before_ray_starts(data, tmp_path, monkeypatch):
+    few, recipe, out = 40 * 256 / 2**30, changed(search=RATES, window=60), tmp_path / "wide"
+    values = {"data": data, "out": str(out), "memory_limit": few, "workers": 1}
+    for verb, wide in (
+        (tune, settings(data, out, recipe, memory_limit=few)),
+        (train, TrainSettings(**values, recipe="demo", **recipe.model_dump())),
+    ):
+        monkeypatch.setattr(verb, "cluster", None)
+        with pytest.raises(
+            InputError, match="a window of 60 images"
+        ):
+            verb.run(wide)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,30 @@ def open_images(data: Manifest, recipe: Recipe, *, limit: int, world: int) -> Im
     return StreamedImages(data, recipe, limit=limit, world=world)
 
 
+def check_memory(data: Manifest, recipe: Recipe, *, gibibytes: float, world: int) -> None:
+    """Raise InputError where images are neither held nor streamed in so much memory a worker."""
+    limit = int(gibibytes * 2**30)
+    if data.totals["rows"] * bytes_each(data, recipe) > limit:
+        check_window(data, recipe, limit=limit, world=world)
+
+
+def check_window(data: Manifest, recipe: Recipe, *, limit: int, world: int) -> int:
+    """Bytes that each of the workers holds where images are streamed.
+
+    limit: bytes that a worker may hold. Raises InputError where a window takes more.
+    """
+    largest = max(part["rows"] for part in data.parts)
+    rows = min(recipe.window, data.totals["rows"]) + largest
+    most = rows * bytes_each(data, recipe) // world
+    if most > limit:
+        raise InputError(
+            f"wanted a window of {recipe.window:,} images in {world} worker(s) of at most "
+            f"{_size(limit)} each (--memory-limit), got {_size(most)} each; raise "
+            "--memory-limit (in train, or --workers), or lower --window with another --out"
+        )
+    return most
+
+
 def bytes_each(data: Manifest, recipe: Recipe) -> int:
     """Bytes of a stored image, and of its mask where the recipe asks for it."""
     pixels, masks = nothing(data, recipe)
@@ -145,13 +169,7 @@ class StreamedImages:
         self.held_out_rows = held_out_rows(self.rows, share=recipe.held_out, seed=recipe.seed)
         self.training_rows = np.setdiff1d(np.arange(self.rows), self.held_out_rows)
         self.largest = max(part["rows"] for part in data.parts)
-        most = (min(recipe.window, self.rows) + self.largest) * self.each // world
-        if most > limit:
-            raise InputError(
-                f"wanted a window of {recipe.window:,} images in {world} worker(s) of at most "
-                f"{_size(limit)} each (--memory-limit), got {_size(most)} each; raise "
-                "--memory-limit, or lower --window with another --out"
-            )
+        most = check_window(data, recipe, limit=limit, world=world)
         self.line = (
             f"{self.rows:,} images of {_size(self.rows * self.each)} are more than the "
             f"{_size(limit)} of a worker: streamed from {len(data.parts):,} shards, at most "
