@@ -1,7 +1,8 @@
 """`avader VERB`, `python -m avader VERB` and `python jobs/VERB.py`: one thing.
 
 Exit codes: 0 all done; 1 a check of `verify` failed, a training cannot go on, or an unforeseen
-error (with its traceback); 2 input that cannot be used.
+error (with its traceback); 2 input that cannot be used; 3 some units of work were set aside and
+all others are done.
 """
 
 import importlib
@@ -9,7 +10,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from avader.errors import InputError, TrainingError, VerificationError
+from avader.errors import InputError, TrainingError, UnfinishedError, VerificationError
 
 VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
@@ -57,6 +58,9 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 2
+    except UnfinishedError as error:
+        print(f"avader {verb}: {error}", file=sys.stderr)
+        return 3
     except (VerificationError, TrainingError) as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 1

@@ -68,6 +68,16 @@ class ClusterSettings(JobSettings):
     per machine, with all its CPUs)."""
 
 
+class UnitSettings(ClusterSettings):
+    """What every verb that works by units (shards) takes."""
+
+    out: str
+    """Folder URI of what is made."""
+    stall_limit: float = Field(1800.0, gt=0)
+    """Seconds that a unit may take in one of its stages: then its worker is ended and the unit
+    tried again. A unit that fails three times is set aside, and the run ends with exit code 3."""
+
+
 class SimulateSettings(JobSettings):
     """Draw a mock survey of galaxies with known truth (needs the extra `mock`)."""
 
@@ -83,7 +93,7 @@ class SimulateSettings(JobSettings):
     """Cutouts, of the count, that are broken on purpose, in turn of each kind."""
 
 
-class PackSettings(ClusterSettings):
+class PackSettings(UnitSettings):
     """Pack cutouts into shards of model-ready pixels."""
 
     source: str
@@ -175,7 +185,7 @@ class ImportPublishedSettings(JobSettings):
     """Folder URI for the model."""
 
 
-class InferenceSettings(ClusterSettings):
+class InferenceSettings(UnitSettings):
     """What verbs that run a trained model take."""
 
     model: str

@@ -9,6 +9,13 @@ class InputError(ValueError):
     """
 
 
+class UnfinishedError(RuntimeError):
+    """Some units of work were set aside and all else is done; exit code 3.
+
+    The same command tries those units again.
+    """
+
+
 class VerificationError(RuntimeError):
     """A check of `avader verify` failed; exit code 1."""
 

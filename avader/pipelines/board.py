@@ -19,7 +19,7 @@ EVERY = 0.5
 """Seconds between looks at the board."""
 
 
-class _Board:
+class Lines:
     """Lines not said yet, and what ended the work early, if anything did."""
 
     def __init__(self) -> None:
@@ -27,12 +27,15 @@ class _Board:
         self.failure: str | None = None
 
     def write(self, line: str) -> None:
+        """Keep a line for the driver."""
         self.lines.append(line)
 
     def fail(self, reason: str) -> None:
+        """Keep what ends the work."""
         self.failure = reason
 
     def take(self) -> tuple[list[str], str | None]:
+        """The lines not taken before, and the failure."""
         lines, self.lines = self.lines, []
         return lines, self.failure
 
@@ -55,9 +58,10 @@ class Notices:
 class Board:
     """The driver's end of the board, which lies on the driver's machine: others may be lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Lines] = Lines) -> None:
+        """kind: what the actor is, for more to be known on the board than lines."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.actor = ray.remote(num_cpus=0, scheduling_strategy=here)(_Board).remote()
+        self.actor = ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote()
         self.notices = Notices(self.actor)
 
     def say_all(self) -> str | None:

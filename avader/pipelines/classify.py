@@ -24,8 +24,9 @@ from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.progress import Progress, say
+from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
-from avader.plan import Plan, Receipt, Unit
+from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
 
 Columns = dict[str, np.ndarray]
@@ -42,7 +43,10 @@ def run(settings: ClassifySettings) -> None:
         settings,
         opening=f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
         f"with model {model.digest[:12]}",
-        prepare=lambda: partial(ClassifyUnit, settings, data),
+        prepare=lambda: [
+            Stage("read", partial(partial, _read, data.uri)),
+            Stage("classify", partial(ClassifyUnit, settings), pooled=True),
+        ],
         progress=Progress("classified", data.totals["rows"]),
         facts=_facts(model),
         provenance=provenance(
@@ -143,12 +147,15 @@ def _facts(model: ModelFiles) -> dict[str, Any]:
     }
 
 
+def _read(uri: str, unit: Unit, _: None) -> pa.Table:
+    return shards.read_whole_part(uri, unit.inputs)
+
+
 @dataclass
 class ClassifyUnit:
     """Classifies one shard after another with a model held in this process."""
 
     settings: ClassifySettings
-    data: Manifest
     model: Model = field(init=False)
     low_likelihood: float = field(init=False)
 
@@ -162,9 +169,8 @@ class ClassifyUnit:
         )
         self.low_likelihood = self.model.config["low_likelihood"]
 
-    def __call__(self, unit: Unit) -> Receipt:
-        """Read a shard, classify its cutouts batch by batch, write the unit's rows."""
-        cutouts = shards.read_whole_part(self.data.uri, unit.inputs)
+    def __call__(self, unit: Unit, cutouts: pa.Table) -> UnitRows:
+        """Classify a shard's cutouts batch by batch."""
         pixels = rows.pixels(cutouts["image"])
         batch = self.settings.batch
         parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
@@ -174,9 +180,7 @@ class ClassifyUnit:
             rows.Reject(str(name), Reason.NOT_FINITE, "the encoder's output is not finite")
             for name in cutouts["object_id"].filter(pa.array(~good)).to_pylist()
         ]
-        return shards.write_unit(
-            storage.absolute(self.settings.out),
-            unit,
+        return UnitRows(
             rows_in=cutouts.num_rows,
             table=self._table(cutouts, columns).filter(pa.array(good)),
             rejects=rows.reject_table(rejects, unit.name),

@@ -21,8 +21,9 @@ from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION, orientations
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.progress import Progress, say
+from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
-from avader.plan import Plan, Receipt, Unit, ranges, unit_name
+from avader.plan import Plan, Unit, ranges, unit_name
 
 
 def run(settings: GenerateSettings) -> None:
@@ -35,7 +36,7 @@ def run(settings: GenerateSettings) -> None:
         settings,
         opening=f"drawing {settings.count:,} objects in {len(plan.units):,} shards "
         f"from model {model.digest[:12]}, seed {settings.seed}",
-        prepare=lambda: partial(GenerateUnit, settings),
+        prepare=lambda: [Stage("draw", partial(GenerateUnit, settings), pooled=True)],
         progress=Progress("drawn", settings.count),
         facts=_facts(model),
         provenance=provenance(
@@ -107,8 +108,8 @@ class GenerateUnit:
             tile=self.settings.tile,
         )
 
-    def __call__(self, unit: Unit) -> Receipt:
-        """Draw, decode and write the objects of a unit."""
+    def __call__(self, unit: Unit, _: None) -> UnitRows:
+        """Draw and decode the objects of a unit."""
         start, stop = unit.inputs["start"], unit.inputs["stop"]
         z, component = self.model.sample(
             stop - start,
@@ -131,9 +132,7 @@ class GenerateUnit:
                 "image": images.reshape(len(images), -1),
             },
         )
-        return shards.write_unit(
-            storage.absolute(self.settings.out),
-            unit,
+        return UnitRows(
             rows_in=stop - start,
             table=table,
             rejects=rows.reject_table([], unit.name),

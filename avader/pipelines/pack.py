@@ -1,6 +1,6 @@
 """`pack`: cutouts of any source become shards of model-ready pixels with a manifest."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,16 @@ from avader.io import shards, storage
 from avader.io.models import read_model
 from avader.pipelines.duplicates import Duplicates, find_duplicates
 from avader.pipelines.progress import Progress, say
+from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
-from avader.plan import Plan, Receipt, Unit
+from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
 from avader.survey.sources import Columns, Source, open_source, read_unit
 
 
 def run(settings: PackSettings) -> None:
     """Pack a source. Raises InputError for bad input before any work starts."""
-    out, preprocessing = storage.absolute(settings.out), _preprocessing(settings)
+    preprocessing = _preprocessing(settings)
     source = _open(settings)
     plan = _plan(settings, source, preprocessing)
     columns = schema.cutout_schema(
@@ -38,9 +39,9 @@ def run(settings: PackSettings) -> None:
         carried=source.carried,
     )
 
-    def prepare() -> Callable[[], PackUnit]:
-        worker = PackUnit(out, preprocessing, columns, find_duplicates(plan.units))
-        return lambda: worker
+    def prepare() -> list[Stage]:
+        worker = PackUnit(preprocessing, columns, find_duplicates(plan.units))
+        return [Stage("pack", lambda: worker, pooled=True)]
 
     written = finish_folder(
         plan,
@@ -124,13 +125,12 @@ def _first_bands(units: Sequence[Unit], preprocessing: Preprocessing) -> int:
 class PackUnit:
     """Packs one unit: all that a worker process needs to know."""
 
-    out: str
     preprocessing: Preprocessing
     schema: pa.Schema
     duplicates: Duplicates
 
-    def __call__(self, unit: Unit) -> Receipt:
-        """Read, check and prepare a unit's cutouts and write its shard."""
+    def __call__(self, unit: Unit, _: None) -> UnitRows:
+        """Read, check and prepare a unit's cutouts."""
         source = read_unit(unit)
         kept: list[int] = []
         cutouts: list[Cutout] = []
@@ -144,9 +144,7 @@ class PackUnit:
                 rejects.append(rows.Reject(row["object_id"] or "", error.reason, error.detail))
         # Typed, since pyarrow takes an empty plain list for one of nulls.
         kept_rows = source.drop_columns(["image", "problem"]).take(pa.array(kept, pa.int64()))
-        return shards.write_unit(
-            self.out,
-            unit,
+        return UnitRows(
             rows_in=source.num_rows,
             table=self._table(kept_rows, cutouts),
             rejects=rows.reject_table(rejects, unit.name),

@@ -1,36 +1,54 @@
 """A plan's units of work on Ray Data: what is missing is done, counted, then declared finished.
 
-A unit is one block. Its worker writes the unit's objects itself, so that rows never pass through
-the driver, and gives back a receipt. A killed run is repeated with the same command.
+A unit is one block on its way through the stages; the last one's worker writes the unit's objects
+itself, so that rows never pass through the driver, and gives back a receipt. A killed run is
+repeated with the same command. A unit that fails again and again is set aside, and all others done.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from functools import partial
+from queue import SimpleQueue
+from threading import Event, Thread
 from typing import Any
 
-import numpy as np
 import ray
 import ray.data
 
-from avader.config import InferenceSettings, PackSettings
-from avader.errors import InputError
+from avader.config import UnitSettings
+from avader.errors import InputError, UnfinishedError
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
+from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import Device, Pool, cluster
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
-from avader.plan import Plan, Receipt, Unit
+from avader.pipelines.stages import (
+    Attempts,
+    Outcome,
+    Stage,
+    Worker,
+    block_of,
+    outcome_of,
+    write_stage,
+)
+from avader.plan import Plan, Receipt, Unit, ranges
 
-DoUnit = Callable[[Unit], Receipt]
+WAVE = 1000
+"""Units of one execution of Ray Data: what the driver has submitted at once, or twice that."""
+IO_TASKS = 2
+"""Tasks of a stage that waits for storage, for each worker of the pool."""
+SHOWN = 20
+"""Units set aside that are said one by one."""
+HOPELESS = 8
+"""So many unusable units before the first good one are all units' trouble: the run stops."""
 
 
 def finish_folder(
     plan: Plan,
-    settings: PackSettings | InferenceSettings,
+    settings: UnitSettings,
     *,
     opening: str,
-    prepare: Callable[[], Callable[[], DoUnit]],
+    prepare: Callable[[], Sequence[Stage]],
     progress: Progress,
     provenance: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
@@ -38,9 +56,9 @@ def finish_folder(
 ) -> Manifest | None:
     """Do a plan into its output folder; the manifest, or None where it was finished before.
 
-    opening: the line said before work starts. prepare: called once Ray is there, gives the `make`
-    of finish_units. facts, provenance: for the manifest. Raises InputError where the folder is
-    another plan's.
+    opening: the line said before work starts. prepare: called once Ray is there, gives the stages
+    before the writing. facts, provenance: for the manifest. Raises InputError where the folder is
+    another plan's or no unit can be used, UnfinishedError where units were set aside.
     """
     out = storage.absolute(settings.out)
     manifest.open_plan(out, plan)
@@ -49,7 +67,9 @@ def finish_folder(
         return None
     say(opening)
     with cluster(settings, device=device) as pool:
-        receipts = finish_units(plan, out, make=prepare(), pool=pool, progress=progress)
+        stages = [*prepare(), write_stage(out)]
+        limit = settings.stall_limit
+        receipts = finish_units(plan, out, stages=stages, pool=pool, progress=progress, limit=limit)
     return manifest.write_manifest(out, plan, receipts, facts=facts, provenance=provenance)
 
 
@@ -57,13 +77,15 @@ def finish_units(
     plan: Plan,
     out: str,
     *,
-    make: Callable[[], DoUnit],
+    stages: Sequence[Stage],
     pool: Pool,
     progress: Progress,
+    limit: float,
 ) -> list[Receipt]:
     """Do the plan's units that are not done yet; receipts of all, in plan order.
 
-    make: called once in each worker process, gives the function that does a unit.
+    stages: of every unit, the last one of which gives its receipt. limit: seconds of a stage of a
+    unit before it counts as stalled. Raises as finish_folder does.
     """
     done = shards.done_units(out)
     remaining = plan.remaining(done)
@@ -71,13 +93,23 @@ def finish_units(
     if receipts:
         progress.before = progress.done = sum(receipt.rows_in for receipt in receipts.values())
         say(f"  going on: {len(receipts):,} of {len(plan.units):,} units were done before")
+    aside: list[Outcome] = []
     if remaining:
-        with without_known_noise():
-            for receipt in _do_units(remaining, make=make, pool=pool):
-                receipts[receipt.unit] = receipt
-                progress.add(receipt.rows_in, receipt.rejects)
+        board = Board(Attempts)
+        flow = partial(_flow, stages=stages, pool=pool, attempts=board.actor, limit=limit)
+        with without_known_noise(), reading(board):
+            for outcome in _outcomes(remaining, flow, low=2 * pool.workers):
+                if outcome.receipt is None:
+                    aside.append(outcome)
+                    _check_hope(aside, receipts)
+                else:
+                    receipts[outcome.unit] = outcome.receipt
+                    progress.add(outcome.receipt.rows_in, outcome.receipt.rejects)
+        board.say_all()
     for folder in ("parts", "rejects"):
         storage.remove_asides(storage.join(out, folder))
+    if aside:
+        _refuse(aside, plan, receipts)
     return [receipts[unit.name] for unit in plan.units]
 
 
@@ -85,40 +117,101 @@ def _named(plan: Plan, done: set[str]) -> list[str]:
     return [unit.name for unit in plan.units if unit.name in done]
 
 
-def _do_units(
-    units: Sequence[Unit], *, make: Callable[[], DoUnit], pool: Pool
-) -> Iterator[Receipt]:
-    rows = [{"unit": json.dumps(asdict(unit))} for unit in units]
-    # One block per unit: otherwise units are lumped into a few blocks.
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Worker,
-        fn_constructor_args=(make,),
-        batch_size=1,
-        num_cpus=1,
-        num_gpus=pool.gpus,
-        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(units))),
+def _check_hope(aside: Sequence[Outcome], receipts: Mapping[str, Receipt]) -> None:
+    """Raise InputError where so many units were unusable, and no other, that all will be."""
+    if len(aside) >= HOPELESS and not receipts and all(outcome.unusable for outcome in aside):
+        raise InputError(aside[0].problem)
+
+
+def _refuse(aside: Sequence[Outcome], plan: Plan, receipts: Mapping[str, Receipt]) -> None:
+    """Raise UnfinishedError with the units set aside, or InputError where none could be used."""
+    aside = sorted(aside, key=lambda outcome: outcome.unit)
+    if not receipts and all(outcome.unusable for outcome in aside):
+        raise InputError(aside[0].problem)
+    lines = [f"  {outcome.unit}: {outcome.problem}" for outcome in aside[:SHOWN]]
+    if len(aside) > SHOWN:
+        lines.append(f"  and {len(aside) - SHOWN:,} more")
+    raise UnfinishedError(
+        f"{len(aside):,} of {len(plan.units):,} units were set aside, all others are done:\n"
+        + "\n".join(lines)
+        + "\nthe same command tries them again"
     )
-    for row in dataset.iter_rows():
-        if row["refusal"]:
-            raise InputError(row["refusal"])
-        yield Receipt(**json.loads(row["receipt"]))
 
 
-class _Worker:
-    """A worker process: made ready by its first unit, does units one after another.
+Flow = Callable[[Sequence[Unit]], ray.data.Dataset]
 
-    Bad input goes back as its text: an exception would lose its type on the way.
+
+def _flow(
+    units: Sequence[Unit],
+    *,
+    stages: Sequence[Stage],
+    pool: Pool,
+    attempts: Any,
+    limit: float,
+) -> ray.data.Dataset:
+    """Units on their way through the stages, an operator of Ray Data each."""
+    # One block per unit: otherwise units are lumped into a few blocks.
+    blocks = ray.data.from_arrow([block_of(unit, None) for unit in units])
+    options = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
+    for stage in stages:
+        if stage.pooled:
+            size = min(pool.workers, len(units))
+            blocks = blocks.map_batches(
+                Worker,
+                fn_constructor_args=(stage, attempts, limit),
+                compute=ray.data.ActorPoolStrategy(size=size),
+                num_cpus=1,
+                num_gpus=pool.gpus,
+                **options,
+            )
+        else:
+            # No CPUs: they wait for storage, and must not wait for the pool, which may have all.
+            blocks = blocks.map_batches(
+                Worker(stage, attempts, limit),
+                compute=ray.data.TaskPoolStrategy(size=min(IO_TASKS * pool.workers, len(units))),
+                num_cpus=0,
+                **options,
+            )
+    return blocks
+
+
+def _outcomes(units: Sequence[Unit], flow: Flow, *, low: int) -> Iterator[Outcome]:
+    """What becomes of the units, as they end, by waves.
+
+    low: units of a wave left when the next begins, so that workers do not wait for its last ones.
     """
+    waves = [units[start:stop] for start, stop in ranges(len(units), WAVE)]
+    ended: SimpleQueue[Outcome | Exception | None] = SimpleQueue()
+    stop = Event()
+    running = left = 0
+    try:
+        while waves or running:
+            if waves and running < 2 and left <= low:
+                wave = waves.pop(0)
+                running, left = running + 1, left + len(wave)
+                Thread(target=_run, args=(flow(wave), ended, stop), daemon=True).start()
+            outcome = ended.get()
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is None:
+                running -= 1
+            else:
+                left -= 1
+                yield outcome
+    finally:
+        stop.set()
 
-    def __init__(self, make: Callable[[], DoUnit]) -> None:
-        self.make = make
-        self.do_unit: DoUnit | None = None
 
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        (text,) = batch["unit"]
-        try:
-            self.do_unit = self.do_unit or self.make()
-            receipt = self.do_unit(Unit(**json.loads(text)))
-        except InputError as error:
-            return {"receipt": np.array([""]), "refusal": np.array([str(error)])}
-        return {"receipt": np.array([json.dumps(asdict(receipt))]), "refusal": np.array([""])}
+def _run(
+    blocks: ray.data.Dataset, ended: "SimpleQueue[Outcome | Exception | None]", stop: Event
+) -> None:
+    """Run a wave to its end, or to the stop; None is its last word."""
+    try:
+        for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow"):
+            if stop.is_set():
+                return
+            ended.put(outcome_of(block))
+    except Exception as error:  # noqa: BLE001  # the driver raises it
+        ended.put(error)
+    else:
+        ended.put(None)

@@ -9,7 +9,7 @@ from scipy import stats
 import avader
 from avader.catalogue.schema import Flag
 from avader.config import ClassifySettings, PackSettings, VerifySettings
-from avader.errors import InputError, VerificationError
+from avader.errors import InputError, UnfinishedError, VerificationError
 from avader.io.manifest import read_manifest
 from avader.pipelines import classify, pack, verify
 from avader.recipe import Network, Preprocessing
@@ -116,9 +116,8 @@ def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, t
 
 def test_the_same_bits_in_any_order_and_shard(model, data, tmp_path):
     """The images in another order, in shards of another size, by the same worker code."""
-    held = read_manifest(data)
     settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7)
-    unit = classify.ClassifyUnit(settings, held)
+    unit = classify.ClassifyUnit(settings)
     images = avader.open_catalogue(data).images(range(COUNT))
     whole = unit.numbers(images)
     order = np.random.default_rng(0).permutation(COUNT)
@@ -210,7 +209,8 @@ def test_data_that_is_no_packed_folder(model, tmp_path, catalogue):
 def test_cutouts_that_changed_after_they_were_packed(model, data, tmp_path):
     copy = Path(shutil.copytree(data, tmp_path / "data"))
     shutil.copy(copy / "parts" / "00000001.parquet", copy / "parts" / "00000000.parquet")
-    with pytest.raises(InputError, match=r"wanted parts/00000000.parquet of .* got other bytes"):
+    message = r"1 of \d+ units .*\n  00000000: wanted parts/00000000.parquet of .* got other bytes"
+    with pytest.raises(UnfinishedError, match=message):
         classified(model, str(copy), tmp_path / "out")
 
 

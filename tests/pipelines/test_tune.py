@@ -146,9 +146,7 @@ def test_too_little_memory_is_refused_before_ray_starts(data, tmp_path, monkeypa
         (train, TrainSettings(**values, recipe="demo", **recipe.model_dump())),
     ):
         monkeypatch.setattr(verb, "cluster", None)
-        with pytest.raises(
-            InputError, match="a window of 60 images"
-        ):
+        with pytest.raises(InputError, match="a window of 60 images"):
             verb.run(wide)
     assert not out.exists()
 

@@ -1,42 +1,194 @@
-"""What happens to a worker's failure on its way to the person who started the job."""
+"""What happens to units of work, and to their failures on the way to whoever began the job."""
 
+import logging
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
 import pytest
 
 from avader.catalogue import rows
-from avader.errors import InputError
+from avader.errors import InputError, UnfinishedError
 from avader.io import shards
+from avader.pipelines import units
 from avader.pipelines.cluster import Pool
 from avader.pipelines.progress import Progress
+from avader.pipelines.stages import Outcome, Stage, UnitRows, write_stage
 from avader.pipelines.units import finish_units
 from avader.plan import Plan, Unit
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-PLAN = Plan("cutouts", {}, tuple(Unit(f"{number:08d}", {}) for number in range(4)))
+COUNT = 4
+BAD = "00000002"
 
 
-def finish(out: str, do_unit):
-    progress = Progress("done", None)
-    return finish_units(PLAN, out, make=lambda: do_unit, pool=Pool(2, 0), progress=progress)
+def plan(count: int = COUNT) -> Plan:
+    return Plan("cutouts", {}, tuple(Unit(f"{number:08d}", {}) for number in range(count)))
 
 
-def test_bad_input_met_by_a_worker_and_going_on_after_it(tmp_path):
-    out = str(tmp_path)
+def finish(out, do=None, *, reading=None, count=COUNT, limit=60.0):
+    """Do the units: `reading` by tasks, `do` in the pool."""
+    stages = [
+        Stage("read", lambda: reading or (lambda unit, _: unit.name)),
+        Stage("make", lambda: do or content, pooled=True),
+        write_stage(str(out)),
+    ]
+    return finish_units(
+        plan(count),
+        str(out),
+        stages=stages,
+        pool=Pool(2, 0),
+        progress=Progress("done", None),
+        limit=limit,
+    )
 
-    def write(unit: Unit):
-        import pyarrow as pa
 
-        table = pa.table({"unit": [unit.name]})
-        refused = rows.reject_table([], unit.name)
-        return shards.write_unit(out, unit, rows_in=1, table=table, rejects=refused)
+def content(unit: Unit, read: str) -> UnitRows:
+    assert read == unit.name
+    return UnitRows(1, pa.table({"unit": [unit.name]}), rows.reject_table([], unit.name))
 
-    def fail(unit: Unit):
-        if unit.name == "00000002":
-            raise InputError("wanted a table that stays as it is, got another")
-        return write(unit)
+
+def fails(folder: Path, how, *, times: int = 100):
+    """A stage's function that fails so often for the bad unit, in whatever process."""
+
+    def do(unit: Unit, read: str) -> UnitRows:
+        if unit.name == BAD:
+            marks = len(list(folder.glob("mark-*")))
+            if marks < times:
+                (folder / f"mark-{marks}").touch()
+                how()
+        return content(unit, read)
+
+    return do
+
+
+def marks(folder: Path) -> int:
+    return len(list(folder.glob("mark-*")))
+
+
+def bad_input():
+    raise InputError("wanted a table that stays as it is, got another")
+
+
+def trouble():
+    raise RuntimeError("the disk is on fire")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def names(count: int = COUNT) -> list[str]:
+    return [unit.name for unit in plan(count).units]
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def test_bad_input_is_set_aside_and_all_else_is_done(out, tmp_path):
+    with pytest.raises(UnfinishedError) as told:
+        finish(out, fails(tmp_path, bad_input))
+    assert str(told.value) == (
+        f"1 of 4 units were set aside, all others are done:\n  {BAD}: wanted a table that stays "
+        "as it is, got another\nthe same command tries them again"
+    )
+    assert marks(tmp_path) == 1
+    assert shards.done_units(str(out)) == {*names()} - {BAD}
+    receipts = finish(out)
+    assert [receipt.unit for receipt in receipts] == names()
+
+
+@pytest.mark.parametrize("how", [trouble, pytest.param(die, marks=pytest.mark.long)])
+def test_a_passing_failure_is_tried_again(out, tmp_path, how):
+    receipts = finish(out, fails(tmp_path, how, times=2))
+    assert [receipt.unit for receipt in receipts] == names()
+    assert marks(tmp_path) == 2
+
+
+def test_an_error_that_stays_is_set_aside(out, tmp_path):
+    with pytest.raises(UnfinishedError, match=r"RuntimeError: the disk is on fire \(in make, 3 t"):
+        finish(out, fails(tmp_path, trouble))
+    assert marks(tmp_path) == 3
+    assert shards.done_units(str(out)) == {*names()} - {BAD}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", ["read", "make"])
+def test_a_unit_that_kills_its_worker_is_set_aside(out, tmp_path, caplog, stage):
+    caplog.set_level(logging.INFO, "avader")
+
+    def deadly(unit, before):
+        if unit.name == BAD:
+            (tmp_path / f"mark-{marks(tmp_path)}").touch()
+            die()
+        return before if stage == "make" else unit.name
+
+    given = {"reading": deadly} if stage == "read" else {"do": fails(tmp_path, die)}
+    with pytest.raises(UnfinishedError, match=f"{BAD}: its worker was lost 3 times in {stage}"):
+        finish(out, **given)
+    assert marks(tmp_path) == 3
+    assert shards.done_units(str(out)) == {*names()} - {BAD}
+    assert f"unit {BAD} lost its worker in {stage}: attempt 1 of 3" in caplog.text
+
+
+@pytest.mark.long
+def test_a_stalled_unit_is_named_and_tried_again(out, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "avader")
+    receipts = finish(out, fails(tmp_path, partial(time.sleep, 600), times=1), limit=5.0)
+    assert [receipt.unit for receipt in receipts] == names()
+    assert f"unit {BAD} stalled for 5 s in make: attempt 1 of 3" in caplog.text
+
+
+def test_where_no_unit_can_be_used_the_run_stops_with_the_reason(out, tmp_path):
+    def refuse(unit, _):
+        (tmp_path / unit.name).touch()
+        bad_input()
 
     with pytest.raises(InputError, match=r"^wanted a table that stays as it is, got another$"):
-        finish(out, fail)
-    before = shards.done_units(out)
-    assert "00000002" not in before
-    receipts = finish(out, write)
-    assert [receipt.unit for receipt in receipts] == [unit.name for unit in PLAN.units]
+        finish(out, reading=refuse, count=3)
+    assert len(list(tmp_path.glob("0*"))) == 3
+
+
+def test_so_many_unusable_units_before_a_good_one_end_the_run_early():
+    bad = [Outcome(name, None, "wanted x", unusable=True) for name in names(units.HOPELESS)]
+    units._check_hope(bad[:-1], {})
+    units._check_hope(bad, {"00000100": None})
+    units._check_hope([*bad[:-1], Outcome("1", None, "died", unusable=False)], {})
+    with pytest.raises(InputError, match="^wanted x$"):
+        units._check_hope(bad, {})
+
+
+def test_waves_do_every_unit_once(out, monkeypatch):
+    monkeypatch.setattr(units, "WAVE", 3)
+    assert [receipt.unit for receipt in finish(out, count=10)] == names(10)
+
+
+def test_a_wave_begins_before_the_last_one_ends(monkeypatch):
+    monkeypatch.setattr(units, "WAVE", 4)
+    begun, seen = [], []
+
+    class Blocks:
+        """Stands for a wave's execution, whose last unit waits for the next wave's beginning."""
+
+        def __init__(self, wave):
+            self.wave = wave
+            begun.append(wave[0].name)
+
+        def iter_batches(self, **_):
+            for number, unit in enumerate(self.wave):
+                late = number == 3 and unit.name != "00000007"
+                while late and len(begun) < 2:
+                    time.sleep(0.01)
+                yield units.block_of(unit, None)
+
+    for outcome in units._outcomes(plan(8).units, Blocks, low=2):
+        seen.append(outcome.unit)
+    assert sorted(seen) == names(8)
+    assert begun == ["00000000", "00000004"]
