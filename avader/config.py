@@ -6,12 +6,14 @@ caller gives the text.
 """
 
 import argparse
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSuppress,
@@ -68,6 +70,15 @@ class ClusterSettings(JobSettings):
     per machine, with all its CPUs)."""
 
 
+@dataclass(frozen=True)
+class Machine:
+    """A type of machine. price: of an hour. rate: objects a second."""
+
+    name: str
+    price: float
+    rate: float
+
+
 class UnitSettings(ClusterSettings):
     """What every verb that works by units (shards) takes."""
 
@@ -76,6 +87,35 @@ class UnitSettings(ClusterSettings):
     stall_limit: float = Field(1800.0, gt=0)
     """Seconds that a unit may take in one of its stages: then its worker is ended and the unit
     tried again. A unit that fails three times is set aside, and the run ends with exit code 3."""
+    dry_run: bool = False
+    """Say how many units, bytes, how much time and money it would take, and do nothing else."""
+    machine: tuple[str, ...] = ()
+    """For --dry-run: types of machine as NAME:PRICE:RATE, the price of an hour and the objects a
+    second that one does, such as g5.xlarge:1.006:4000."""
+
+    @property
+    def machines(self) -> list[Machine]:
+        """The types of machine, in the order given."""
+        return [_machine(text) for text in self.machine]
+
+    @field_validator("machine")
+    @classmethod
+    def _check_machines(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for text in given:
+            _machine(text)
+        return given
+
+
+def _machine(text: str) -> Machine:
+    """A type of machine from NAME:PRICE:RATE. Raises ValueError."""
+    name, *numbers = text.split(":")
+    try:
+        price, rate = (float(number) for number in numbers)
+    except ValueError:
+        price = rate = math.nan
+    if not name or not price >= 0 or not 0 < rate < math.inf:
+        raise ValueError(f"wanted NAME:PRICE:RATE such as g5.xlarge:1.006:4000, got {text!r}")
+    return Machine(name, price, rate)
 
 
 class SimulateSettings(JobSettings):

@@ -45,6 +45,15 @@ def open_plan(out: str, plan: Plan) -> None:
 
     Raises InputError where the folder holds another plan, with what differs.
     """
+    if not check_plan(out, plan):
+        storage.write_bytes(storage.join(out, PLAN), _plan_bytes(plan))
+
+
+def check_plan(out: str, plan: Plan) -> bool:
+    """Whether an output folder is claimed by this plan; False where it is free.
+
+    Raises InputError where the folder holds another plan, with what differs.
+    """
     uri = storage.join(out, PLAN)
     if not storage.exists(uri):
         strangers = [
@@ -55,14 +64,14 @@ def open_plan(out: str, plan: Plan) -> None:
                 f"wanted an empty output folder, got {storage.public_uri(out)} with "
                 f"{', '.join(strangers)} of unknown origin; choose another --out"
             )
-        storage.write_bytes(uri, _plan_bytes(plan))
-        return
+        return False
     held = parse_json(storage.read_bytes(uri), uri)
     if held.get("fingerprint") != plan.fingerprint:
         raise InputError(
             f"{storage.public_uri(out)} holds another plan: {_difference(held, plan)}; repeat the "
             "first command to go on with it, or choose another --out"
         )
+    return True
 
 
 def is_finished(out: str) -> bool:

@@ -4,7 +4,7 @@ A unit is a shard of cutouts; its part has the same name. Numbers depend on the 
 model alone: the engine computes fixed tiles, posteriors are in float64 from the encoder's mean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import PurePosixPath
@@ -23,6 +23,7 @@ from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
 from avader.pipelines.cluster import TORCH_DEVICE
+from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
@@ -47,6 +48,11 @@ def run(settings: ClassifySettings) -> None:
             Stage("read", partial(partial, _read, data.uri)),
             Stage("classify", partial(ClassifyUnit, settings), pooled=True),
         ],
+        trial=Trial(
+            data.totals["rows"],
+            sum(part["size"] for part in data.parts),
+            partial(_trial, settings, data),
+        ),
         progress=Progress("classified", data.totals["rows"]),
         facts=_facts(model),
         provenance=provenance(
@@ -64,6 +70,12 @@ def run(settings: ClassifySettings) -> None:
             f"classified {written.totals['rows']:,} cutouts "
             f"({written.totals['rejects']:,} rejects) into {settings.out}"
         )
+
+
+def _trial(settings: ClassifySettings, data: Manifest) -> Callable[[], UnitRows]:
+    part = next(part for part in data.parts if part["rows"])
+    cutouts = shards.read_part(data.uri, part["path"]).slice(0, TRIAL_ROWS)
+    return partial(ClassifyUnit(settings), Unit("trial", {}), cutouts)
 
 
 def check_match(

@@ -3,7 +3,7 @@
 A unit is a range of object numbers. Object i depends on the model, the seed and i alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +20,7 @@ from avader.io import shards, storage
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION, orientations
 from avader.pipelines.cluster import TORCH_DEVICE
+from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
@@ -37,6 +38,7 @@ def run(settings: GenerateSettings) -> None:
         opening=f"drawing {settings.count:,} objects in {len(plan.units):,} shards "
         f"from model {model.digest[:12]}, seed {settings.seed}",
         prepare=lambda: [Stage("draw", partial(GenerateUnit, settings), pooled=True)],
+        trial=Trial(settings.count, 0, partial(_trial, settings)),
         progress=Progress("drawn", settings.count),
         facts=_facts(model),
         provenance=provenance(
@@ -51,6 +53,10 @@ def run(settings: GenerateSettings) -> None:
     )
     if written is not None:
         say(f"drew {written.totals['rows']:,} objects into {settings.out}")
+
+
+def _trial(settings: GenerateSettings) -> Callable[[], UnitRows]:
+    return partial(GenerateUnit(settings), Unit("trial", {"start": 0, "stop": TRIAL_ROWS}), None)
 
 
 def check_components(wanted: Sequence[int], components: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from avader.images.cutouts import Cutout, output_bands, prepare
 from avader.images.decode import decode_image
 from avader.io import shards, storage
 from avader.io.models import read_model
+from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.duplicates import Duplicates, find_duplicates
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
@@ -49,6 +51,13 @@ def run(settings: PackSettings) -> None:
         opening=f"packing {len(source.files):,} files as {len(plan.units):,} shards "
         f"into {settings.out}",
         prepare=prepare,
+        trial=Trial(
+            sum(source.rows),
+            sum(source.sizes),
+            lambda: partial(
+                PackUnit(preprocessing, columns, Duplicates({})), source.units(TRIAL_ROWS)[0], None
+            ),
+        ),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
     )

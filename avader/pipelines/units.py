@@ -5,6 +5,7 @@ itself, so that rows never pass through the driver, and gives back a receipt. A 
 repeated with the same command. A unit that fails again and again is set aside, and all others done.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
@@ -20,6 +21,7 @@ from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import Device, Pool, cluster
+from avader.pipelines.dry_run import Trial, dry_run
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
 from avader.pipelines.stages import (
@@ -49,18 +51,23 @@ def finish_folder(
     *,
     opening: str,
     prepare: Callable[[], Sequence[Stage]],
+    trial: Trial,
     progress: Progress,
     provenance: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
     device: Device = "cpu",
 ) -> Manifest | None:
-    """Do a plan into its output folder; the manifest, or None where it was finished before.
+    """Do a plan into its output folder; the manifest, or None where there was nothing to do.
 
     opening: the line said before work starts. prepare: called once Ray is there, gives the stages
-    before the writing. facts, provenance: for the manifest. Raises InputError where the folder is
-    another plan's or no unit can be used, UnfinishedError where units were set aside.
+    before the writing. trial: for a dry run, which does nothing else. facts, provenance: for the
+    manifest. Raises InputError where the folder is another plan's or no unit can be used,
+    UnfinishedError where units were set aside.
     """
     out = storage.absolute(settings.out)
+    if settings.dry_run:
+        dry_run(plan, settings, trial, workers=settings.workers or os.cpu_count() or 1)
+        return None
     manifest.open_plan(out, plan)
     if manifest.is_finished(out):
         say(f"{settings.out} is finished already: nothing to do")

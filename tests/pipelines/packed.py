@@ -34,7 +34,15 @@ def write_packed(folder, pixels: np.ndarray, per_shard: int = 25, *, masks: bool
     for unit, part in zip(units, parts, strict=True):
         flat = pa.FixedSizeListArray.from_arrays(part.ravel(), math.prod(part.shape[1:]))
         names = pa.array([f"{unit.name}-{row}" for row in range(len(part))], pa.string())
-        table = pa.table({"object_id": names, "image": pa.ExtensionArray.from_storage(kind, flat)})
+        table = pa.table(
+            {
+                "object_id": names,
+                "image": pa.ExtensionArray.from_storage(kind, flat),
+                "limit_low": np.zeros(len(part)),
+                "limit_high": np.ones(len(part)),
+                "flags": np.zeros(len(part), np.int32),
+            }
+        )
         if masks:
             bright = part[:, 0].reshape(len(part), -1) > pixels.max() / 2
             bits = pa.array(list(np.packbits(bright, axis=1)), pa.list_(pa.uint8(), 32))

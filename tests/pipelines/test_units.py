@@ -161,7 +161,7 @@ def test_so_many_unusable_units_before_a_good_one_end_the_run_early():
     units._check_hope(bad[:-1], {})
     units._check_hope(bad, {"00000100": None})
     units._check_hope([*bad[:-1], Outcome("1", None, "died", unusable=False)], {})
-    with pytest.raises(InputError, match="^wanted x$"):
+    with pytest.raises(InputError, match=r"^wanted x$"):
         units._check_hope(bad, {})
 
 

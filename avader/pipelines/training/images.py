@@ -17,6 +17,7 @@ from avader.errors import InputError
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.cluster import quieten_data
+from avader.pipelines.progress import size
 from avader.recipe import Recipe
 from avader.training.data import (
     Images,
@@ -74,7 +75,7 @@ def check_window(data: Manifest, recipe: Recipe, *, limit: int, world: int) -> i
     if most > limit:
         raise InputError(
             f"wanted a window of {recipe.window:,} images in {world} worker(s) of at most "
-            f"{_size(limit)} each (--memory-limit), got {_size(most)} each; raise "
+            f"{size(limit)} each (--memory-limit), got {size(most)} each; raise "
             "--memory-limit (in train, or --workers), or lower --window with another --out"
         )
     return most
@@ -171,9 +172,9 @@ class StreamedImages:
         self.largest = max(part["rows"] for part in data.parts)
         most = check_window(data, recipe, limit=limit, world=world)
         self.line = (
-            f"{self.rows:,} images of {_size(self.rows * self.each)} are more than the "
-            f"{_size(limit)} of a worker: streamed from {len(data.parts):,} shards, at most "
-            f"{_size(most)} in every worker"
+            f"{self.rows:,} images of {size(self.rows * self.each)} are more than the "
+            f"{size(limit)} of a worker: streamed from {len(data.parts):,} shards, at most "
+            f"{size(most)} in every worker"
         )
 
     @property
@@ -261,8 +262,3 @@ def _images_of(content: Content, rows: Rows) -> Batch:
 def _sum_of(content: Content, rows: Rows) -> Batch:
     """The sum of their pixels."""
     return {"sum": np.array([pixel_sum(content[0][rows])])}
-
-
-def _size(count: float) -> str:
-    """Bytes as people say them."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

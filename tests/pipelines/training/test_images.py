@@ -49,7 +49,7 @@ def test_sizes_decide(data):
     assert isinstance(open_images(cutouts, RECIPE, limit=size, world=1), MemoryImages)
     streamed = open_images(cutouts, RECIPE, limit=size - 1, world=1)
     assert isinstance(streamed, StreamedImages)
-    assert "streamed from 6 shards, at most 0.0 MiB in every worker" in streamed.line
+    assert "streamed from 6 shards, at most 7.5 KiB in every worker" in streamed.line
 
 
 def test_a_window_larger_than_the_limit_is_refused(data):

@@ -1,0 +1,65 @@
+"""What a run would take: units, bytes, time and cost, from a small piece of its own work."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from avader.config import Machine, UnitSettings
+from avader.io import manifest, shards, storage
+from avader.pipelines.progress import duration, say, size
+from avader.pipelines.stages import UnitRows
+from avader.plan import Plan
+
+TRIAL_ROWS = 64
+"""Objects of the piece of work that is timed."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A piece of a run's work in this process.
+
+    rows: objects of the whole run. size: bytes that it reads, 0 for none. start: called once, gives
+    the function that does the piece.
+    """
+
+    rows: int
+    size: int
+    start: Callable[[], Callable[[], UnitRows]]
+
+
+def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, *, workers: int) -> None:
+    """Say what the run would take; nothing is written, no Ray is started.
+
+    workers: processes that would work. Raises InputError where the folder is another plan's.
+    """
+    out = storage.absolute(settings.out)
+    manifest.check_plan(out, plan)
+    done = shards.done_units(out)
+    left = len(plan.remaining(done))
+    rows = trial.rows * left // max(1, len(plan.units))
+    work = trial.start()
+    work()  # the first one also loads what is needed
+    began = time.perf_counter()
+    made = work()
+    rate = made.rows_in / (time.perf_counter() - began)
+    written = len(shards.parquet_bytes(made.table)) * rows // made.rows_in
+    before = f", {len(plan.units) - left:,} of them done before" if done else ""
+    say(f"dry run: nothing is written to {settings.out}")
+    say(f"  {len(plan.units):,} units{before}; {rows:,} objects to do")
+    reads = f"reads {size(trial.size * left // max(1, len(plan.units)))}, " if trial.size else ""
+    say(f"  {reads}writes about {size(written)}")
+    say(
+        f"  takes about {duration(rows / (rate * workers))} besides Ray's start: {workers} "
+        f"worker(s) of {rate:,.1f} objects a second each, as {made.rows_in} were done here"
+    )
+    for machine in settings.machines:
+        say(f"  {cost_line(machine, rows)}")
+
+
+def cost_line(machine: Machine, rows: int) -> str:
+    """Time and cost of so many objects on one machine of a type."""
+    seconds = rows / machine.rate
+    return (
+        f"on {machine.name}: about {duration(seconds)}, cost {machine.price * seconds / 3600:,.2f} "
+        f"at {machine.price:g} an hour and {machine.rate:,g} objects a second"
+    )

@@ -1,0 +1,108 @@
+"""What a run would take, said without doing it; and that nothing is touched."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from avader import config
+from avader.config import ClassifySettings, GenerateSettings, Machine, PackSettings
+from avader.errors import InputError
+from avader.io import shards
+from avader.pipelines import classify, generate, pack, units
+from avader.pipelines.dry_run import cost_line
+from avader.pipelines.progress import size
+from avader.recipe import Preprocessing
+from tests.pipelines.packed import write_packed
+from tests.tiny import write_table, write_tiny_model
+from tests.training.test_loop import images
+
+SMALL = Preprocessing(size=16)
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch):
+    """A dry run that starts Ray fails."""
+    monkeypatch.setattr(units, "cluster", None)
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, "avader")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.fixture
+def model(tmp_path) -> str:
+    return write_tiny_model(tmp_path / "model", preprocessing=SMALL)
+
+
+def test_classify(model, tmp_path, said):
+    data, out = write_packed(tmp_path / "packed", images(), per_shard=10), tmp_path / "out"
+    machine = ("g5.xlarge:1.006:4000",)
+    classify.run(
+        ClassifySettings(
+            model=model, data=data, out=str(out), dry_run=True, workers=3, machine=machine
+        )
+    )
+    lines = said()
+    assert not out.exists()
+    assert lines[0] == f"dry run: nothing is written to {out}"
+    assert lines[1] == "  6 units; 60 objects to do"
+    read = sum(path.stat().st_size for path in Path(data).glob("parts/*"))
+    assert lines[2].startswith(f"  reads {size(read)}, writes about ")
+    assert "3 worker(s) of " in lines[3]
+    assert lines[3].endswith("as 10 were done here")
+    assert lines[4].startswith("  on g5.xlarge: about 0 s, cost 0.00 at 1.006 an hour")
+
+
+def test_pack_and_generate(model, tmp_path, said):
+    source, out = write_table(tmp_path / "table.parquet", 20), tmp_path / "out"
+    pack.run(
+        PackSettings(
+            source=source, out=str(out), rows_per_shard=5, preprocessing=SMALL, dry_run=True
+        )
+    )
+    assert "  4 units; 20 objects to do" in said()
+    assert any(line.startswith("  reads ") for line in said())
+    generate.run(GenerateSettings(model=model, out=str(out), count=10**8, dry_run=True))
+    assert "  10,000 units; 100,000,000 objects to do" in said()
+    assert any(line.startswith("  writes about ") for line in said())
+    assert not out.exists()
+
+
+def test_what_is_done_is_not_counted(model, tmp_path, said):
+    out = tmp_path / "out"
+    settings = GenerateSettings(
+        model=model, out=str(out), count=40, rows_per_shard=10, dry_run=True
+    )
+    generate.run(settings)
+    unit = generate._plan(settings, generate.read_model(model)).units[0]
+    made = generate.GenerateUnit(settings)(unit, None)
+    shards.write_unit(str(out), unit, rows_in=10, table=made.table, rejects=made.rejects)
+    (out / "parts").rename(out / "kept")
+    generate.run(settings)
+    assert "  4 units, 1 of them done before; 30 objects to do" in said()
+
+
+def test_the_price_of_a_machine():
+    line = cost_line(Machine("spot", price=2.5, rate=1000), 10**8)
+    assert (
+        line == "on spot: about 27 h 46 min, cost 69.44 at 2.5 an hour and 1,000 objects a second"
+    )
+
+
+@pytest.mark.parametrize("text", ["g5", "g5:1", "g5:x:3", ":1:2", "g5:-1:2", "g5:1:0", "g5:1:2:3"])
+def test_a_machine_that_is_none(text):
+    given = ["--model", "m", "--data", "d", "--out", "o", "--machine", text]
+    with pytest.raises(InputError, match="wanted NAME:PRICE:RATE such as "):
+        config.parse("classify", given, read_text=str, recipe_text=str)
+
+
+def test_sizes_as_people_say_them():
+    assert [size(count) for count in (0, 1023, 1536, 3 * 2**30)] == [
+        "0 B",
+        "1,023 B",
+        "1.5 KiB",
+        "3.0 GiB",
+    ]
