@@ -5,6 +5,7 @@ is the rows that are wanted.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 import pyarrow as pa
@@ -43,11 +44,9 @@ def run(settings: ExportSettings) -> None:
     export.write(storage.absolute(settings.out), table, about, wanted)
     if missing:
         say(f"  no row for {missing}")
-    beside = f" (columns and citation: {export.sidecar(settings.out)})" if wanted == "csv" else ""
-    say(
-        f"wrote {table.num_rows:,} of {held.totals['rows']:,} rows to "
-        f"{storage.public_uri(settings.out)}{beside}"
-    )
+    out = storage.public_uri(settings.out)
+    beside = f" (columns and citation: {export.sidecar(out)})" if wanted == "csv" else ""
+    say(f"wrote {table.num_rows:,} of {held.totals['rows']:,} rows to {out}{beside}")
 
 
 def _columns(asked: Sequence[str], found: pa.Schema) -> list[str]:
@@ -136,10 +135,16 @@ def _gather(held: Manifest, selection: Selection, columns: Sequence[str]) -> tup
     """The wanted rows in catalogue order, in plain types; and what `_missing` says of them."""
     progress = Progress("read", held.totals["rows"], noun="rows")
     asked = [*columns, *({selection.id_column} - set(columns) if selection.ids is not None else ())]
+
+    def read(path: str) -> pa.Table:
+        return records.plain(shards.select_rows(held.uri, path, selection, asked))
+
     tables = []
-    for part in held.parts:
-        tables.append(records.plain(shards.select_rows(held.uri, part["path"], selection, asked)))
-        progress.add(part["rows"])
+    # Several at once, since a part of a far storage is many small requests, one after another.
+    with ThreadPoolExecutor(shards.READERS) as pool:
+        for part, rows in zip(held.parts, pool.map(read, held.paths), strict=True):
+            tables.append(rows)
+            progress.add(part["rows"])
     table = pa.concat_tables(tables)
     return table.select(list(columns)), _missing(selection, table)
 

@@ -12,6 +12,7 @@ from astropy.table import Table
 from avader.api import open_catalogue
 from avader.catalogue import rows, schema
 from avader.cli import main
+from avader.io import storage
 from tests.catalogues import COMPONENTS, LATENT, classified, write_folder
 
 COUNT = 300
@@ -243,3 +244,21 @@ def test_parts_are_as_the_manifest_lists_them(run, tmp_path):
     folder = write_folder(tmp_path / "c", classified(10), per_part=5)
     pq.write_table(classified(3, seed=9), tmp_path / "c" / "parts" / "stranger.parquet")
     assert "wrote 10 of 10 rows" in run(folder)[1]
+
+
+def test_on_s3(capfd, s3_uri, tmp_path):
+    """The same bytes as on local disk; an absent file of ids is no id."""
+    sky, out = f"{s3_uri}/sky", f"{s3_uri}/out/rows.csv"
+    table = classified(40)
+    write_folder(sky, table, per_part=9)
+    storage.write_bytes(f"{s3_uri}/ids.txt", b"100000000000000033\n100000000000000002\n")
+    ids = ["--ids", f"{s3_uri}/ids.txt"]
+    assert main(["export", "--catalogue", sky, "--out", out, *ids]) == 0
+    assert "wrote 2 of 40 rows to s3://" in capfd.readouterr().out
+    local = write_folder(tmp_path / "sky", table, per_part=9)
+    assert main(["export", "--catalogue", local, "--out", str(tmp_path / "rows.csv"), *ids]) == 0
+    assert storage.read_bytes(out) == (tmp_path / "rows.csv").read_bytes()
+    assert b"2 ids" in storage.read_bytes(f"{out}.txt")
+    absent = ["--ids", f"{s3_uri}/absent.txt"]
+    assert main(["export", "--catalogue", sky, "--out", out, *absent]) == 2
+    assert "cannot read s3://" in capfd.readouterr().err
