@@ -22,6 +22,7 @@ VERBS = {
     "generate": "draw a synthetic catalogue from a model",
     "verify": "check a catalogue or packed cutouts",
     "report": "write a page about a catalogue and its model",
+    "export": "write chosen rows as FITS, VOTable or CSV",
 }
 _USAGE = """usage: avader VERB [options]
 

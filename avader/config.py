@@ -11,9 +11,9 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliSuppress,
@@ -294,6 +294,47 @@ class ReportSettings(JobSettings):
     """Folder for index.html."""
 
 
+class ExportSettings(JobSettings):
+    """Write chosen rows of a catalogue as FITS, VOTable or CSV, for TOPCAT and other tools.
+
+    Rows are written that satisfy all of ids, cone, component and min_probability; without any, all
+    rows. Where none does, the table is written without rows. Pixels are left out. The rows written
+    are held in memory.
+    """
+
+    catalogue: str
+    """Folder URI of a classified or synthetic catalogue, or of packed cutouts."""
+    out: str
+    """URI of the file, which ends with .fits, .vot, .xml or .csv; replaced, whole, where it is
+    there already. A CSV gets its units, meanings and citation in a text beside it, OUT.txt."""
+    format: Literal["fits", "votable", "csv"] | None = None
+    """Format of the file; none takes the one of its ending."""
+    ids: str | None = None
+    """Objects wanted: URI of a file with an id a line, or, where no such file is there, the ids
+    themselves, with commas between. Of a synthetic catalogue: its indices."""
+    cone: tuple[float, ...] = ()
+    """RA,DEC,RADIUS of positions wanted: the centre in degrees ICRS, the radius in arcsec. With a
+    negative RA: --cone=-1,2,60."""
+    component: tuple[int, ...] = ()
+    """Components wanted, by number from 0."""
+    min_probability: float | None = Field(None, ge=0, le=1)
+    """Least probability of an object's own component."""
+    columns: tuple[str, ...] = ()
+    """Columns wanted, in their order in the file; empty: all but the pixels."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.cone:
+            return self
+        ra, dec, radius = self.cone if len(self.cone) == 3 else (math.nan,) * 3
+        if not (-360 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180 * 3600):
+            raise ValueError(
+                "cone: wanted RA,DEC,RADIUS, with RA in -360..360 and Dec in -90..90 degrees and a "
+                f"radius above 0, at most 648000 arcsec, got {','.join(map(str, self.cone))}"
+            )
+        return self
+
+
 SETTINGS: Mapping[str, type[JobSettings]] = {
     "simulate": SimulateSettings,
     "pack": PackSettings,
@@ -304,6 +345,7 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
     "generate": GenerateSettings,
     "verify": VerifySettings,
     "report": ReportSettings,
+    "export": ExportSettings,
 }
 
 ReadText = Callable[[str], str]

@@ -55,6 +55,7 @@ def test_a_job_is_the_same_verb():
         (["train", "--data", "d", "--out", "o", "--recipe", "absent"], "absent"),
         (["import-published", "--weights", "absent", "--out", "o"], "cannot read"),
         (["report", "--model", "m", "--catalogue", "absent", "--out", "o"], "absent"),
+        (["export", "--catalogue", "absent", "--out", "o.fits"], "absent"),
         (["pack", "--config", "absent.toml"], "cannot read"),
     ],
 )

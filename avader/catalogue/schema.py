@@ -77,9 +77,20 @@ _MASK_FRACTION = Column(
 CUTOUT_COLUMNS = (
     _OBJECT_ID,
     *_POSITION,
-    Column("image", pa.uint8(), "", "obs.image", "model-ready pixels, tensor [C, H, W]", "CHW"),
-    Column("limit_low", pa.float64(), "", "stat.min", "flux at pixel value 0, input units"),
-    Column("limit_high", pa.float64(), "", "stat.max", "flux at pixel value 1, input units"),
+    Column(
+        "image",
+        pa.uint8(),
+        "",
+        "meta.dataset;obs.image",
+        "model-ready pixels, tensor [C, H, W]",
+        "CHW",
+    ),
+    Column(
+        "limit_low", pa.float64(), "", "phot.flux;stat.min", "flux at pixel value 0, input units"
+    ),
+    Column(
+        "limit_high", pa.float64(), "", "phot.flux;stat.max", "flux at pixel value 1, input units"
+    ),
     *_ORIENTATION,
     _MASK_FRACTION,
     Column(
@@ -100,7 +111,7 @@ CLASSIFIED_COLUMNS = (
         "probability", pa.float32(), "", "stat.probability", "posterior of every component", "K"
     ),
     Column("entropy", pa.float32(), "", "stat.value", "entropy of `probability`, nats"),
-    Column("latent_mean", pa.float32(), "", "stat.mean", "encoder's mean", "D"),
+    Column("latent_mean", pa.float32(), "", "stat.value;stat.mean", "encoder's mean", "D"),
     Column("latent_logvar", pa.float32(), "", "stat.variance", "encoder's log variance, nats", "D"),
     Column(
         "log_likelihood",
@@ -125,7 +136,14 @@ SYNTHETIC_COLUMNS = (
     _COMPONENT,
     Column("latent", pa.float32(), "", "stat.value", "the latent that was drawn", "D"),
     *_ORIENTATION,
-    Column("image", pa.uint8(), "", "obs.image", "decoded pixels, [C, H, W] flattened", "CHW"),
+    Column(
+        "image",
+        pa.uint8(),
+        "",
+        "meta.dataset;obs.image",
+        "decoded pixels, [C, H, W] flattened",
+        "CHW",
+    ),
 )
 REJECT_COLUMNS = (
     _OBJECT_ID,

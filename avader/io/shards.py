@@ -14,10 +14,12 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from avader.catalogue.selection import Ranges, Selection
 from avader.errors import InputError
 from avader.io import storage
 from avader.plan import Receipt, Unit, canonical_json, part_name, rejects_name
@@ -93,6 +95,50 @@ def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = 
     """
     wanted = list(columns) if columns is not None else None
     return pq.ParquetFile(file, pre_buffer=False).read(wanted, use_threads=False)
+
+
+def read_schema(uri: str, path: str) -> pa.Schema:
+    """The columns of a part."""
+    with storage.open_input(storage.join(uri, path)) as file:
+        return pq.ParquetFile(file, pre_buffer=False).schema_arrow
+
+
+def select_rows(uri: str, path: str, selection: Selection, columns: Sequence[str]) -> pa.Table:
+    """The wanted rows of a part, these columns alone.
+
+    Row groups that by their statistics cannot hold a wanted row are not read; of the others the
+    columns that the selection asks about are, and the rest only where a row is wanted.
+    """
+    with storage.open_input(storage.join(uri, path)) as file:
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+
+        def read(groups: Sequence[int], names: Sequence[str]) -> pa.Table:
+            found = parquet.read_row_groups(list(groups), columns=list(names), use_threads=False)
+            return found.select(list(names))
+
+        ranges = _group_ranges(parquet.metadata, selection.columns)
+        groups = [group for group, spans in enumerate(ranges) if selection.may_hold(spans)]
+        if not selection.columns:
+            return read(groups, columns)
+        wanted = selection.mask(read(groups, selection.columns))
+        counts = [parquet.metadata.row_group(group).num_rows for group in groups]
+        masks = np.split(wanted, np.cumsum(counts)[:-1]) if groups else []
+        hits = [(group, mask) for group, mask in zip(groups, masks, strict=True) if mask.any()]
+        mask = np.concatenate([np.zeros(0, bool), *(mask for _, mask in hits)])
+        return read([group for group, _ in hits], columns).filter(pa.array(mask))
+
+
+def _group_ranges(metadata: pq.FileMetaData, names: Sequence[str]) -> list[Ranges]:
+    """For each row group the least and greatest value of these columns, where they are known."""
+    paths = {metadata.schema.column(at).path: at for at in range(metadata.num_columns)}
+    known = {name: paths[name] for name in names if name in paths}
+    found: list[Ranges] = []
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        statistics = {name: group.column(at).statistics for name, at in known.items()}
+        found.append(
+            {name: (s.min, s.max) for name, s in statistics.items() if s and s.has_min_max}
+        )
+    return found
 
 
 def read_whole_part(uri: str, part: Mapping[str, Any]) -> pa.Table:

@@ -2,7 +2,9 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import IO, Any, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -130,20 +132,48 @@ def write_bytes(uri: str, data: bytes) -> None:
     fs, path = filesystem(uri)
     try:
         if is_local(uri):
-            _write_aside(path, data)
+            _write_aside(path, (data,))
         else:
             fs.pipe_file(path, data)
     except STORAGE_ERRORS as error:
         raise _unusable(uri, error, verb="write") from error
 
 
-def _write_aside(path: str, data: bytes) -> None:
+def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
+    """As write_bytes, of an object too large to hold at once, given piece by piece.
+
+    S3: collected in a temporary file of this machine, and uploaded when it is whole. Where making
+    a chunk fails, nothing is written.
+    """
+    fs, path = filesystem(uri)
+    if is_local(uri):
+        with _refusing(uri, OSError):
+            _write_aside(path, chunks)
+        return
+    with tempfile.NamedTemporaryFile() as spool:
+        with _refusing(spool.name, OSError):
+            spool.writelines(chunks)
+            spool.flush()
+        with _refusing(uri, *STORAGE_ERRORS):
+            fs.put_file(spool.name, path)
+
+
+@contextmanager
+def _refusing(uri: str, *errors: type[Exception]) -> Iterator[None]:
+    """Turn these errors of a write into ours."""
+    try:
+        yield
+    except errors as error:
+        raise _unusable(uri, error, verb="write") from error
+
+
+def _write_aside(path: str, chunks: Iterable[bytes]) -> None:
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     aside = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with open(aside, "xb") as file:
-            file.write(data)
+            file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)

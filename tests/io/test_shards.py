@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from avader.catalogue import rows
+from avader.catalogue.selection import Cone, Selection
 from avader.errors import InputError
 from avader.io import manifest, shards
 from avader.plan import Plan, Unit, unit_name
@@ -96,3 +97,65 @@ def test_reading_what_is_not_finished(tmp_path):
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="wanted JSON"):
         manifest.read_manifest(str(tmp_path))
+
+
+def spoiled(tmp_path, *, keep):
+    """A part of 10,000 rows in 5 row groups, with garbage in all column chunks but those kept."""
+    count = 10_000
+    table = pa.table(
+        {
+            "object_id": [f"g{number:05d}" for number in range(count)],
+            "ra": np.linspace(10, 20, count),
+            "dec": np.zeros(count),
+            "x": np.arange(count),
+        }
+    )
+    data = bytearray(shards.parquet_bytes(table))
+    metadata = pq.ParquetFile(pa.BufferReader(bytes(data))).metadata
+    assert metadata.num_row_groups == 5
+    for group in range(5):
+        for at in range(metadata.num_columns):
+            chunk = metadata.row_group(group).column(at)
+            if (group, chunk.path_in_schema) not in keep:
+                start = chunk.dictionary_page_offset or chunk.data_page_offset
+                data[start : start + chunk.total_compressed_size] = b"\xff" * (
+                    chunk.total_compressed_size
+                )
+    (tmp_path / "part.parquet").write_bytes(data)
+    return table
+
+
+def test_a_selection_reads_no_more_than_it_must(tmp_path):
+    """What is not to be read is garbage: reading it would fail."""
+    asked = {(3, name) for name in ("ra", "dec", "x")}
+    table = spoiled(tmp_path, keep=asked)
+    cone = Selection("object_id", cone=Cone(17.0, 0.0, 36.0))  # rows of the fourth group alone
+    found = shards.select_rows(str(tmp_path), "part.parquet", cone, ["x", "ra"])
+    near = np.abs(table["ra"].to_numpy() - 17.0) <= 0.01
+    assert found.equals(table.filter(pa.array(near)).select(["x", "ra"]))
+    assert found.num_rows == 20
+    with pytest.raises(OSError, match=r"."):
+        shards.select_rows(str(tmp_path), "part.parquet", cone, ["object_id"])
+    other = Selection("object_id", cone=Cone(11.0, 0.0, 36.0))
+    with pytest.raises(OSError, match=r"."):
+        shards.select_rows(str(tmp_path), "part.parquet", other, ["x"])
+
+
+def test_the_rest_is_read_only_where_a_row_is_wanted(tmp_path):
+    """Statistics let the ids of groups 0 and 1 through; only group 1 has one of them."""
+    keep = {(0, "object_id"), (1, "object_id"), (1, "x")}
+    spoiled(tmp_path, keep=keep)
+    wanted = Selection("object_id", ids=pa.array(["g00000x", "g02001", "g03000"]))
+    found = shards.select_rows(str(tmp_path), "part.parquet", wanted, ["x"])
+    assert found["x"].to_pylist() == [2001, 3000]
+
+
+def test_a_selection_of_nothing_and_of_all(tmp_path):
+    table = spoiled(tmp_path, keep={(g, name) for g in range(5) for name in ("object_id", "x")})
+    nothing = Selection("object_id", ids=pa.array(["a", "z"]))
+    found = shards.select_rows(str(tmp_path), "part.parquet", nothing, ["x", "object_id"])
+    assert found.num_rows == 0
+    assert found.schema == table.select(["x", "object_id"]).schema
+    everything = shards.select_rows(str(tmp_path), "part.parquet", Selection("object_id"), ["x"])
+    assert everything.equals(table.select(["x"]))
+    assert shards.read_schema(str(tmp_path), "part.parquet").names == table.column_names

@@ -16,6 +16,24 @@ def test_write_replaces_whole(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["x.bin"]
 
 
+def test_chunks_make_one_object_whole_or_absent(tmp_path):
+    uri = str(tmp_path / "deep" / "x.bin")
+    storage.write_chunks(uri, (bytes([number]) for number in range(5)))
+    assert storage.read_bytes(uri) == bytes(range(5))
+
+    def failing():
+        yield b"new"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        storage.write_chunks(uri, failing())
+    assert storage.read_bytes(uri) == bytes(range(5))
+    assert os.listdir(tmp_path / "deep") == ["x.bin"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot write"):
+        storage.write_chunks(str(tmp_path / "file" / "below"), [b"x"])
+
+
 def test_list_is_sorted_recursive_and_without_hidden(tmp_path):
     for name in ("b/2.png", "b/.x.tmp", "a.PNG", "c.txt", ".hidden/1.png"):
         storage.write_bytes(str(tmp_path / name), b"x")

@@ -39,6 +39,23 @@ def test_round_trip_of_several_parts(s3_uri):
     assert storage.read_bytes(uri) == data
 
 
+def test_chunks_make_one_object_whole_or_absent(s3_uri):
+    uri = storage.join(s3_uri, "chunks")
+    piece = bytes(range(256)) * 4096
+    storage.write_chunks(uri, (piece for _ in range(60)))  # beyond the size of one PUT
+    assert storage.read_bytes(uri) == piece * 60
+
+    def failing():
+        yield b"new"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        storage.write_chunks(uri, failing())
+    assert len(storage.read_bytes(uri)) == 60 * len(piece)
+    with pytest.raises(InputError, match="bucket"):
+        storage.write_chunks("s3://no-such-bucket/object", [b"x"])
+
+
 def test_replaces_what_was_there(s3_uri):
     uri = storage.join(s3_uri, "manifest.json")
     storage.write_bytes(uri, b"a longer first text")
