@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from avader.errors import InputError, TrainingError, VerificationError
+from avader.errors import InputError, StorageError, TrainingError, VerificationError
 
 VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
@@ -57,7 +57,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except InputError as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 2
-    except (VerificationError, TrainingError) as error:
+    except (VerificationError, TrainingError, StorageError) as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
