@@ -10,7 +10,13 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from avader.errors import InputError, TrainingError, UnfinishedError, VerificationError
+from avader.errors import (
+    InputError,
+    StorageError,
+    TrainingError,
+    UnfinishedError,
+    VerificationError,
+)
 
 VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
@@ -62,7 +68,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except UnfinishedError as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 3
-    except (VerificationError, TrainingError) as error:
+    except (VerificationError, TrainingError, StorageError) as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

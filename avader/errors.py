@@ -22,3 +22,10 @@ class VerificationError(RuntimeError):
 
 class TrainingError(RuntimeError):
     """A training cannot go on: the message says where, why and what to change; exit code 1."""
+
+
+class StorageError(RuntimeError):
+    """Storage did not do what was asked in the time given to it; exit code 1.
+
+    The message says what, how often and for how long it was tried, and what came last.
+    """

@@ -70,6 +70,22 @@ def test_bad_input_ends_with_2_and_a_message_alone(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_storage_that_does_not_answer_ends_with_1_and_a_message_alone(capfd, monkeypatch):
+    import s3fs
+
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
+    for name in names:
+        monkeypatch.setenv(name, "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AVADER_STORAGE_SECONDS", "0")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert main(["verify", "--catalogue", "s3://bucket/catalogue"]) == 1
+    s3fs.S3FileSystem.clear_instance_cache()
+    shown = capfd.readouterr().err
+    assert shown.startswith("avader verify: cannot read s3://bucket/catalogue/manifest.json: tried")
+    assert "Traceback" not in shown
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("avader 0.")

@@ -1,12 +1,17 @@
-"""Objects by URI, on local disk or S3: read, list, and write whole or not at all."""
+"""Objects by URI, on local disk or S3: read, list, and write whole or not at all.
 
-import os
-import secrets
+On S3 what may pass (load, time-outs, broken connections, short bodies) is tried again for
+AVADER_STORAGE_SECONDS, 300 by default, and ends in a StorageError; what will not (permission, a
+name that is not there, a full disk) is an InputError at once. Local disk is asked once.
+"""
+
+import mmap
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import PurePosixPath
-from typing import IO, Any, cast
+from typing import IO, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
@@ -14,10 +19,19 @@ import pyarrow.fs as arrow
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.core import url_to_fs
 
-from avader.errors import InputError
+from avader.errors import InputError, StorageError
+from avader.io import local, s3
+from avader.io.refusals import refusal
+from avader.io.retry import client_error, code_of, patiently
+
+T = TypeVar("T")
 
 # What a storage that cannot be used raises: no such bucket, refused credentials, no route.
 STORAGE_ERRORS = (OSError, ValueError, ImportError, BotoCoreError, ClientError)
+# Objects that a process writes to S3 at once, one request each; more threads wait for their turn.
+# Stores answer many writers with SlowDown (ray#36690); a writer that backs off keeps its place.
+WRITERS = 8
+_writing = threading.BoundedSemaphore(WRITERS)
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -27,13 +41,13 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     environment (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, ...).
     """
     try:
-        # A listing kept from before would hide what other workers wrote since.
-        options = {"use_listings_cache": False} if uri.startswith("s3://") else {}
-        fs, path = url_to_fs(uri, **options)
+        fs, path = url_to_fs(uri, **(s3.OPTIONS if _is_s3(uri) else {}))
     except (ValueError, ImportError) as error:
         raise InputError(
             f"wanted a local path or a URI such as s3://bucket/folder, got {uri!r}: {error}"
         ) from error
+    if _is_s3(uri):
+        fs.retries = s3.RETRIES
     return fs, path
 
 
@@ -46,16 +60,9 @@ def arrow_filesystem(uri: str) -> tuple[arrow.FileSystem, str]:
     fs, path = filesystem(uri)
     if "file" in fs.protocol:
         return arrow.LocalFileSystem(), path
-    if uri.startswith("s3://"):
-        return _arrow_s3(), path
+    if _is_s3(uri):
+        return s3.arrow_filesystem(), path
     return arrow.PyFileSystem(arrow.FSSpecHandler(fs)), path
-
-
-def _arrow_s3() -> arrow.S3FileSystem:
-    """S3 by the same environment variables that s3fs reads; credentials are found by Arrow."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return arrow.S3FileSystem(endpoint_override=endpoint, region=region)
 
 
 def is_local(uri: str) -> bool:
@@ -90,29 +97,26 @@ def public_uri(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Whether an object or folder is there."""
     fs, path = filesystem(uri)
-    try:
-        return bool(fs.exists(path))
-    except STORAGE_ERRORS as error:
-        raise _unusable(uri, error) from error
+    ask = partial(s3.exists, fs) if _is_s3(uri) else fs.exists
+    return bool(_do("read", uri, partial(ask, path)))
 
 
 def open_input(uri: str) -> IO[bytes]:
-    """A seekable binary file to read from; on S3 it fetches what is asked for, not 50 MB ahead."""
+    """A seekable binary file to read from; on S3 it fetches what is asked for, not 50 MB ahead.
+
+    There its reads raise as the other functions do, InputError where the object was replaced too.
+    """
     fs, path = filesystem(uri)
+    if _is_s3(uri):
+        return s3.open_input(fs, path, partial(_do, "read", uri))
     options = {} if is_local(uri) else {"cache_type": "none"}
-    try:
-        return cast("IO[bytes]", fs.open(path, "rb", **options))
-    except STORAGE_ERRORS as error:
-        raise _unusable(uri, error) from error
+    return _do("read", uri, partial(fs.open, path, "rb", **options))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole object. Raises InputError where it cannot be read."""
     fs, path = filesystem(uri)
-    try:
-        return cast("bytes", fs.cat_file(path))
-    except STORAGE_ERRORS as error:
-        raise _unusable(uri, error) from error
+    return cast("bytes", _do("read", uri, partial(fs.cat_file, path)))
 
 
 def read_text(uri: str) -> str:
@@ -127,86 +131,60 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write an object whole or not at all, replacing what was there.
 
     Local: written aside under a hidden name, synced, then renamed. S3: one PUT, or one completed
-    multipart upload. Raises InputError where the place cannot be written.
+    multipart upload, by at most WRITERS threads at once. Raises InputError where the place cannot
+    be written.
     """
     fs, path = filesystem(uri)
-    try:
-        if is_local(uri):
-            _write_aside(path, (data,))
-        else:
-            fs.pipe_file(path, data)
-    except STORAGE_ERRORS as error:
-        raise _unusable(uri, error, verb="write") from error
+    if is_local(uri):
+        _do("write", uri, partial(local.write, path, (data,)))
+    else:
+        _put(uri, fs, path, data)
 
 
 def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
     """As write_bytes, of an object too large to hold at once, given piece by piece.
 
-    S3: collected in a temporary file of this machine, and uploaded when it is whole. Where making
-    a chunk fails, nothing is written.
+    In remote storage: collected in a temporary file of this machine, and sent when it is whole.
+    Where making a chunk fails, nothing is written.
     """
     fs, path = filesystem(uri)
     if is_local(uri):
-        with _refusing(uri, OSError):
-            _write_aside(path, chunks)
+        _do("write", uri, partial(local.write, path, chunks))
         return
-    with tempfile.NamedTemporaryFile() as spool:
-        with _refusing(spool.name, OSError):
-            spool.writelines(chunks)
-            spool.flush()
-        with _refusing(uri, *STORAGE_ERRORS):
-            fs.put_file(spool.name, path)
+    with tempfile.TemporaryFile() as spool:
+        _do("write", tempfile.gettempdir(), partial(spool.writelines, chunks))
+        spool.flush()
+        with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _put(uri, fs, path, data)
 
 
-@contextmanager
-def _refusing(uri: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turn these errors of a write into ours."""
-    try:
-        yield
-    except errors as error:
-        raise _unusable(uri, error, verb="write") from error
+def _put(uri: str, fs: fsspec.AbstractFileSystem, path: str, data: bytes | mmap.mmap) -> None:
+    with _writing:
+        _do("write", uri, partial(s3.write if _is_s3(uri) else _pipe, fs, path, data))
 
 
-def _write_aside(path: str, chunks: Iterable[bytes]) -> None:
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    aside = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(aside, "xb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        raise
+def _pipe(fs: fsspec.AbstractFileSystem, path: str, data: bytes | mmap.mmap) -> None:
+    fs.pipe_file(path, data[:])
 
 
 def remove(uri: str) -> None:
     """Remove an object, or a folder with all below it; nothing where it is absent."""
     fs, path = filesystem(uri)
-    try:
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-    except STORAGE_ERRORS as error:
-        raise _unusable(uri, error, verb="remove") from error
+    _do("remove", uri, partial(s3.remove if _is_s3(uri) else _remove, fs, path))
+
+
+def _remove(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
 
 
 def remove_asides(uri: str) -> None:
-    """Remove what killed writers left aside in a local folder; nothing is left on S3."""
-    if not is_local(uri):
-        return
-    folder = filesystem(uri)[1]
-    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-        if entry.name.startswith(".") and entry.name.endswith(".tmp") and not _is_alive(entry.name):
-            os.unlink(entry.path)
-
-
-def _is_alive(aside: str) -> bool:
-    """Whether the process that writes this aside file still runs on this machine."""
-    pid = aside.split(".")[-3]
-    return pid.isdigit() and os.path.exists(f"/proc/{pid}")
+    """Remove what killed writers left below a folder: files aside, on S3 unfinished uploads."""
+    fs, folder = filesystem(uri)
+    if _is_s3(uri):
+        _do("remove", uri, partial(s3.abort_uploads, fs, folder))
+    elif is_local(uri):
+        local.remove_asides(folder)
 
 
 def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
@@ -215,12 +193,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     suffixes: endings to keep, lower case (".png"); empty keeps all. An absent folder is empty.
     """
     fs, path = filesystem(uri)
-    try:
-        found = fs.find(path)
-    except FileNotFoundError:
-        return []
-    except STORAGE_ERRORS as error:
-        raise _unusable(uri, error) from error
+    found: list[str] = _do("read", uri, lambda: s3.or_absent(lambda: list(fs.find(path)), []))
     root = path.rstrip("/") + "/"
     return [
         _with_scheme(fs, name)
@@ -232,15 +205,20 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
 
 
 def sizes(uris: Sequence[str]) -> list[int]:
-    """Bytes of each object, in the order given, from one listing of each folder."""
+    """Bytes of each object, in the order given, from one listing of each folder.
+
+    Raises InputError where one is not there.
+    """
     listed: dict[str, dict[str, int]] = {}
     found = []
     for uri in uris:
         folder, name = parent(uri), uri.rpartition("/")[2]
         if folder not in listed:
             fs, path = filesystem(folder)
-            entries = fs.ls(path, detail=True)
+            entries = _do("read", folder, partial(fs.ls, path, detail=True))
             listed[folder] = {e["name"].rpartition("/")[2]: int(e["size"] or 0) for e in entries}
+        if name not in listed[folder]:
+            raise InputError(f"wanted an object at {public_uri(uri)}, came none: check the path")
         found.append(listed[folder][name])
     return found
 
@@ -248,10 +226,12 @@ def sizes(uris: Sequence[str]) -> list[int]:
 def glob_files(pattern: str) -> list[str]:
     """URIs of the objects that match a glob (`*`, `?`, `[..]`, `**`), in order of path."""
     fs, path = filesystem(pattern)
-    try:
-        return [_with_scheme(fs, name) for name in sorted(fs.glob(path)) if fs.isfile(name)]
-    except STORAGE_ERRORS as error:
-        raise _unusable(pattern, error) from error
+    names = _do("read", pattern, partial(s3.glob if _is_s3(pattern) else _glob, fs, path))
+    return [_with_scheme(fs, name) for name in sorted(names)]
+
+
+def _glob(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
+    return [name for name in fs.glob(path) if fs.isfile(name)]
 
 
 def is_glob(uri: str) -> bool:
@@ -263,11 +243,21 @@ def _with_scheme(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return path if "file" in fs.protocol else str(fs.unstrip_protocol(path))
 
 
-def _unusable(uri: str, error: Any, *, verb: str = "read") -> InputError:
-    what = str(error) or type(error).__name__
-    hint = (
-        "check the bucket, AWS_ENDPOINT_URL and the credentials"
-        if uri.startswith("s3://")
-        else "check the path and its permissions"
-    )
-    return InputError(f"cannot {verb} {public_uri(uri)}: {what}; {hint}")
+def _is_s3(uri: str) -> bool:
+    return uri.startswith(("s3://", "s3a://"))
+
+
+def _do(verb: str, uri: str, call: Callable[[], T]) -> T:
+    """The call's result: in remote storage with patience, on local disk at the first try.
+
+    What is refused for good becomes an InputError in words.
+    """
+    try:
+        return call() if is_local(uri) else patiently(call, f"{verb} {public_uri(uri)}")
+    except (StorageError, InputError):
+        raise
+    except STORAGE_ERRORS as error:
+        text = refusal(error, verb=verb, where=public_uri(uri), on_s3=_is_s3(uri))
+        # A bucket that is not there is not one object's absence, which a caller may forgive.
+        lost = code_of(error) == "NoSuchBucket"
+        raise InputError(text) from (client_error(error) if lost else error)

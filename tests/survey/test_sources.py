@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from avader.errors import InputError
+from avader.errors import InputError, StorageError
 from avader.io import storage
 from avader.survey import sources
 from avader.survey.sources import describe_row, read_ids, read_unit
@@ -293,7 +293,18 @@ class TestS3:
         unit = opened(storage.join(s3_uri, "in")).units(1)[0]
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         s3fs.S3FileSystem.clear_instance_cache()
-        with pytest.raises((InputError, OSError)):
+        with pytest.raises(InputError, match="credentials"):
+            read_unit(unit)
+
+    def test_a_storage_that_is_away_makes_no_rejects(self, s3_uri, monkeypatch):
+        import s3fs
+
+        storage.write_bytes(storage.join(s3_uri, "in/a.png"), b"x")
+        unit = opened(storage.join(s3_uri, "in")).units(1)[0]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("AVADER_STORAGE_SECONDS", "0")
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(StorageError, match="cannot read s3://"):
             read_unit(unit)
 
 
