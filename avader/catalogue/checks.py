@@ -14,11 +14,14 @@ SUM_TOLERANCE = 1e-5
 
 
 def probabilities(table: pa.Table) -> Faults:
-    """Rows whose probabilities are not within [0, 1], or whose sum is not 1."""
-    values = _matrix(table, "probability")
-    wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
-    wrong |= ~(np.abs(values.astype(np.float64).sum(axis=1) - 1) <= SUM_TOLERANCE)
-    return _count(wrong, "rows whose probabilities do not sum to 1")
+    """Rows whose probabilities, of either kind, are not within [0, 1] or whose sum is not 1."""
+    faults = []
+    for name in ("probability", "probability_broad"):
+        values = _matrix(table, name)
+        wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
+        wrong |= ~(np.abs(values.astype(np.float64).sum(axis=1) - 1) <= SUM_TOLERANCE)
+        faults += _count(wrong, f"rows whose {name} does not sum to 1")
+    return faults
 
 
 def components(table: pa.Table) -> Faults:
@@ -68,6 +71,7 @@ CHECKED_COLUMNS = {
         "object_id",
         "component",
         "probability",
+        "probability_broad",
         "latent_mean",
         "latent_logvar",
         "log_likelihood",

@@ -99,6 +99,15 @@ CLASSIFIED_COLUMNS = (
     Column(
         "probability", pa.float32(), "", "stat.probability", "posterior of every component", "K"
     ),
+    Column(
+        "probability_broad",
+        pa.float32(),
+        "",
+        "stat.probability",
+        "of every component, the mixture integrated over the encoder's posterior (mean and "
+        "variance) where `probability` takes its mean alone",
+        "K",
+    ),
     Column("entropy", pa.float32(), "", "stat.value", "entropy of `probability`, nats"),
     Column("latent_mean", pa.float32(), "", "stat.mean", "encoder's mean", "D"),
     Column("latent_logvar", pa.float32(), "", "stat.variance", "encoder's log variance, nats", "D"),

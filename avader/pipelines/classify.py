@@ -1,7 +1,7 @@
 """`classify`: packed cutouts become a catalogue of morphological components.
 
 A unit is a shard of cutouts; its part has the same name. Numbers depend on the image and the
-model alone: the engine computes fixed tiles, posteriors are in float64 from the encoder's mean.
+model alone: the engine computes fixed tiles, posteriors are in float64 from what it encoded.
 """
 
 from collections.abc import Mapping
@@ -176,6 +176,7 @@ class ClassifyUnit:
         parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
         columns = _concatenated(parts, self.numbers(pixels[:0]))
         good = np.isfinite(columns["log_likelihood"])
+        good &= np.isfinite(columns["latent_logvar"]).all(axis=1)
         rejects = [
             rows.Reject(str(name), Reason.NOT_FINITE, "the encoder's output is not finite")
             for name in cutouts["object_id"].filter(pa.array(~good)).to_pylist()
@@ -196,6 +197,7 @@ class ClassifyUnit:
             "latent_mean": mean,
             "latent_logvar": logvar,
             "probability": self.model.posterior(mean),
+            "probability_broad": self.model.integrated_posterior(mean, logvar),
             "log_likelihood": self.model.log_likelihood(mean),
             "reconstruction_error": self._reconstruction_error(pixels, mean),
         }

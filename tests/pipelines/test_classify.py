@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from scipy import stats
@@ -82,6 +83,22 @@ def test_numbers_against_scipy(catalogue, model):
         table["entropy"].to_numpy(), stats.entropy(posterior, axis=1), atol=1e-5
     )
     np.testing.assert_array_equal(table["component"].to_numpy(), posterior.argmax(axis=1))
+
+
+def test_broad_probabilities_against_scipy(catalogue, model):
+    """pi_c N(mean; m_c, v_c + exp(logvar)) of the written posteriors, row by row."""
+    table = catalogue.to_arrow()
+    mixture = avader.load_model(model)._mixture
+    expected = np.zeros((COUNT, len(mixture[0])))
+    posteriors = zip(vectors(table, "latent_mean"), vectors(table, "latent_logvar"), strict=True)
+    for row, (mean, logvar) in enumerate(posteriors):
+        for c, (weight, center, variance) in enumerate(zip(*mixture, strict=True)):
+            deviation = np.sqrt(variance + np.exp(logvar))
+            expected[row, c] = weight * stats.norm(center, deviation).pdf(mean).prod()
+    expected /= expected.sum(axis=1, keepdims=True)
+    broad = vectors(table, "probability_broad")
+    np.testing.assert_allclose(broad, expected, atol=1e-6)
+    assert np.abs(broad - vectors(table, "probability")).max() > 0.01
 
 
 def test_reconstruction_error_and_flags(catalogue, model, data):
@@ -268,6 +285,11 @@ class TestVerify:
             "45 rows whose component is not the most probable one"
         ]
         assert checks.probabilities(table) == checks.components(table) == []
+        at = table.schema.get_field_index("probability_broad")
+        zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(45 * 4, np.float32)), 4)
+        assert checks.probabilities(table.set_column(at, "probability_broad", zeros)) == [
+            "45 rows whose probability_broad does not sum to 1"
+        ]
         digests = checks.id_digests(table)
         assert checks.count_repeated(digests) == 0
         assert checks.count_repeated(np.concatenate([digests, digests[:3]])) == 3
