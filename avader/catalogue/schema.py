@@ -109,6 +109,13 @@ CLASSIFIED_COLUMNS = (
         "K",
     ),
     Column("entropy", pa.float32(), "", "stat.value", "entropy of `probability`, nats"),
+    Column(
+        "stability",
+        pa.float32(),
+        "",
+        "stat.value",
+        "share of the image's 8 flips and quarter turns with this `component`, 1/8 to 1",
+    ),
     Column("latent_mean", pa.float32(), "", "stat.mean", "encoder's mean", "D"),
     Column("latent_logvar", pa.float32(), "", "stat.variance", "encoder's log variance, nats", "D"),
     Column(
@@ -152,7 +159,9 @@ RESERVED = frozenset(column.name for columns in COLUMNS.values() for column in c
 POSITION_NAMES = tuple(column.name for column in _POSITION)
 ORIENTATION_NAMES = tuple(column.name for column in _ORIENTATION)
 # Columns that a folder may lack.
-OPTIONAL = frozenset({*POSITION_NAMES, *ORIENTATION_NAMES, "mask_fraction", "source_mask"})
+OPTIONAL = frozenset(
+    {*POSITION_NAMES, *ORIENTATION_NAMES, "mask_fraction", "source_mask", "stability"}
+)
 
 
 def source_names(preprocessing: Preprocessing) -> tuple[str, ...]:

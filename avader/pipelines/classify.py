@@ -19,6 +19,7 @@ from avader.catalogue.provenance import package_versions, provenance
 from avader.config import ClassifySettings
 from avader.errors import InputError
 from avader.images.checks import Reason
+from avader.inference.symmetry import stability
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
@@ -127,6 +128,7 @@ def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan
             "device": settings.device,
             "tile": settings.tile,
             "reconstruction": settings.reconstruction,
+            "stability": settings.stability,
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
@@ -193,14 +195,25 @@ class ClassifyUnit:
         pixels: (B, C, H, W) as packed. Returns columns of B rows each.
         """
         mean, logvar = self.model.encode(pixels)
+        probability = self.model.posterior(mean)
+        component = probability.argmax(axis=1).astype(np.int16)
+        asked = {}
+        if self.settings.stability:
+            asked["stability"] = stability(pixels, component, self._posterior)
         return {
             "latent_mean": mean,
             "latent_logvar": logvar,
-            "probability": self.model.posterior(mean),
+            "component": component,
+            "probability": probability,
             "probability_broad": self.model.integrated_posterior(mean, logvar),
             "log_likelihood": self.model.log_likelihood(mean),
             "reconstruction_error": self._reconstruction_error(pixels, mean),
+            **asked,
         }
+
+    def _posterior(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, K) probabilities of the components, at the encoder's mean."""
+        return self.model.posterior(self.model.encode(pixels)[0])
 
     def _reconstruction_error(self, pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """(B,) mean squared error per pixel, in float64; NaN where it was not asked for."""
@@ -216,7 +229,6 @@ class ClassifyUnit:
         error = pa.array(columns["reconstruction_error"], pa.float32(), from_pandas=True)
         ours = {
             **columns,
-            "component": probability.argmax(axis=1).astype(np.int16),
             "entropy": entropy(probability),
             "reconstruction_error": error,
             "flags": cutouts["flags"].to_numpy() | low * np.int32(schema.Flag.LOW_LIKELIHOOD),
@@ -225,7 +237,7 @@ class ClassifyUnit:
             latent=columns["latent_mean"].shape[1],
             components=probability.shape[1],
             positions="ra" in cutouts.column_names,
-            optional=cutouts.column_names,
+            optional=[*cutouts.column_names, *columns],
             carried=schema.carried_fields(cutouts.schema),
         )
         carried = {name: cutouts[name] for name in wanted.names if name not in ours}

@@ -1,3 +1,4 @@
+import itertools
 import shutil
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 from scipy import stats
 
 import avader
@@ -12,9 +14,13 @@ from avader.catalogue.schema import Flag
 from avader.config import ClassifySettings, PackSettings, VerifySettings
 from avader.errors import InputError, UnfinishedError, VerificationError
 from avader.io.manifest import read_manifest
+from avader.io.models import write_model
+from avader.mixture.gaussian import responsibilities
+from avader.model.files import model_config, model_tensors
 from avader.pipelines import classify, pack, verify
+from avader.plan import Unit
 from avader.recipe import Network, Preprocessing
-from tests.tiny import PREPROCESSING, write_table, write_tiny_model
+from tests.tiny import PREPROCESSING, tiny_vade, write_table, write_tiny_model
 
 COUNT = 45
 
@@ -124,6 +130,52 @@ def test_no_reconstruction_leaves_nulls(model, data, tmp_path):
     assert table["reconstruction_error"].null_count == COUNT
 
 
+def test_stability_of_turns_done_by_hand(ray_session, data, tmp_path):
+    """The square's 8 symmetries as transposes and flips, through the network as torch has it."""
+    images, plain = avader.open_catalogue(data).images(range(COUNT)), tiny_vade()
+
+    def encode(view):
+        with torch.inference_mode():
+            return plain.encode(torch.from_numpy(view / np.float32(255)))[0].double()
+
+    # Components so close together that turns lead from one to another.
+    z = encode(images).numpy()
+    plain.set_mixture(np.full(4, 0.25), z[:4], np.tile(z.var(axis=0), (4, 1)))
+    model = str(tmp_path / "model")
+    config, tensors = model_config(plain, PREPROCESSING), model_tensors(plain)
+    write_model(model, config=config, tensors=tensors, card={"kind": "test"})
+    found = classified(model, data, tmp_path / "out", stability=True).to_arrow()
+    same = np.zeros(COUNT)
+    for transposed, down, along in itertools.product((False, True), (1, -1), (1, -1)):
+        view = (images.swapaxes(2, 3) if transposed else images)[:, :, ::down, ::along]
+        with torch.inference_mode():
+            g = responsibilities(encode(view), plain.mixture())
+        same += g.argmax(1).numpy() == found["component"].to_numpy()
+    np.testing.assert_array_equal(found["stability"].to_numpy(), same / 8)
+    assert len(set(same)) > 2
+    verify.run(VerifySettings(catalogue=str(tmp_path / "out")))
+    with pytest.raises(InputError, match="stability was True and is now False"):
+        classified(model, data, tmp_path / "out")
+
+
+def test_encodings_that_are_not_finite_are_rejects(model, data, tmp_path, monkeypatch):
+    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), stability=True)
+    worker = classify.ClassifyUnit(settings)
+    encode = worker.model.encode
+
+    def faulty(images):
+        mean, logvar = encode(images)
+        mean[2:3, 0], logvar[5:6, 1] = np.nan, np.inf
+        return mean, logvar
+
+    monkeypatch.setattr(worker.model, "encode", faulty)
+    made = worker(Unit("a", {}), avader.open_catalogue(data).to_arrow()[:20])
+    assert (made.rows_in, made.table.num_rows) == (20, 18)
+    assert made.rejects["object_id"].to_pylist() == ["g0002", "g0005"]
+    assert set(made.rejects["reason"].to_pylist()) == {"not_finite"}
+    assert np.isfinite(vectors(made.table, "probability_broad")).all()
+
+
 def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, tmp_path):
     first = catalogue.to_arrow()
     again = classified(model, data, tmp_path / "a", workers=1, batch=7)
@@ -133,7 +185,7 @@ def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, t
 
 def test_the_same_bits_in_any_order_and_shard(model, data, tmp_path):
     """The images in another order, in shards of another size, by the same worker code."""
-    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7)
+    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7, stability=True)
     unit = classify.ClassifyUnit(settings)
     images = avader.open_catalogue(data).images(range(COUNT))
     whole = unit.numbers(images)
