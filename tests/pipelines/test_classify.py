@@ -3,8 +3,6 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 import torch
 from scipy import stats
@@ -12,7 +10,7 @@ from scipy import stats
 import avader
 from avader.catalogue.schema import Flag
 from avader.config import ClassifySettings, PackSettings, VerifySettings
-from avader.errors import InputError, UnfinishedError, VerificationError
+from avader.errors import InputError, UnfinishedError
 from avader.io.manifest import read_manifest
 from avader.io.models import write_model
 from avader.mixture.gaussian import responsibilities
@@ -286,62 +284,3 @@ def test_cutouts_that_changed_after_they_were_packed(model, data, tmp_path):
 def test_a_gpu_that_is_not_there(model, data, tmp_path):
     with pytest.raises(InputError, match=r"wanted GPUs \(--device gpu\), got a cluster without"):
         classified(model, data, tmp_path / "out", device="gpu")
-
-
-class TestVerify:
-    """A finished catalogue, damaged in one way after another."""
-
-    @pytest.fixture
-    def copy(self, catalogue, tmp_path) -> Path:
-        return Path(shutil.copytree(catalogue.manifest.uri, tmp_path / "copy"))
-
-    def failed(self, folder: Path, caplog) -> str:
-        caplog.set_level("INFO", logger="avader")
-        with pytest.raises(VerificationError, match="checks failed; do not use"):
-            verify.run(VerifySettings(catalogue=str(folder)))
-        return caplog.text
-
-    def test_a_changed_byte(self, copy, caplog):
-        path = copy / "parts" / "00000001.parquet"
-        data = bytearray(path.read_bytes())
-        data[100] ^= 1
-        path.write_bytes(data)
-        assert "00000001.parquet: its bytes are not those that were written" in self.failed(
-            copy, caplog
-        )
-
-    def test_a_missing_part(self, copy, caplog):
-        (copy / "parts" / "00000000.parquet").unlink()
-        assert "cannot read" in self.failed(copy, caplog)
-
-    def test_a_stranger(self, copy, caplog):
-        shutil.copy(copy / "parts" / "00000000.parquet", copy / "parts" / "00000009.parquet")
-        assert "parts/00000009.parquet" in self.failed(copy, caplog)
-
-    def test_a_lost_row_in_the_manifest(self, copy, caplog):
-        text = (copy / "manifest.json").read_text().replace('"rows_in": 20', '"rows_in": 21')
-        (copy / "manifest.json").write_text(text)
-        assert "21 rows in" in self.failed(copy, caplog)
-
-    def test_wrong_rows_with_right_digests(self, catalogue, model, data, tmp_path, caplog):
-        """A writer at fault: probabilities, components and ids are looked at themselves."""
-        from avader.catalogue import checks
-
-        table = catalogue.to_arrow()
-        doubled = table.set_column(
-            table.schema.get_field_index("component"),
-            "component",
-            pc.add(table["component"], 1).cast("int16"),
-        )
-        assert checks.components(doubled) == [
-            "45 rows whose component is not the most probable one"
-        ]
-        assert checks.probabilities(table) == checks.components(table) == []
-        at = table.schema.get_field_index("probability_broad")
-        zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(45 * 4, np.float32)), 4)
-        assert checks.probabilities(table.set_column(at, "probability_broad", zeros)) == [
-            "45 rows whose probability_broad does not sum to 1"
-        ]
-        digests = checks.id_digests(table)
-        assert checks.count_repeated(digests) == 0
-        assert checks.count_repeated(np.concatenate([digests, digests[:3]])) == 3
