@@ -87,7 +87,7 @@ class Audit:
         self.first_schema: pa.Schema | None = None
 
     def results(self) -> Iterator[Check]:
-        """Every check, after the first as soon as all parts have been read."""
+        """Every check; all but the first come once every part has been read."""
         yield self._listing()
         start = 0
         for part in self.held.parts:
