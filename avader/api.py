@@ -63,6 +63,21 @@ class Model:
         """
         return self._engine.posterior(self._latents(z))
 
+    def integrated_posterior(self, mean: Latents, logvar: Latents) -> Doubles:
+        """Probabilities of the components (B, K) of the encoder's whole posterior, in float64.
+
+        mean, logvar: (B, D), as encode gives them. The mixture is integrated over N(mean,
+        diag exp(logvar)), where posterior takes the mean alone: an uncertain encoding gives broader
+        probabilities. What is not finite gives NaN.
+        """
+        for name, values in (("mean", mean), ("logvar", logvar)):
+            check_latents(values, latent=self._network.latent, name=name)
+        if len(mean) != len(logvar):
+            raise InputError(
+                f"wanted as many rows of mean as of logvar, got {len(mean)} and {len(logvar)}"
+            )
+        return self._engine.integrated_posterior(mean, logvar)
+
     def log_likelihood(self, z: Latents) -> Doubles:
         """Latents (B, D) -> log p(z) under the mixture (B,), nats, in float64."""
         return self._engine.log_likelihood(self._latents(z))

@@ -249,6 +249,10 @@ class ClassifySettings(InferenceSettings):
     """Images a worker reads into memory at once; changes no number."""
     reconstruction: bool = True
     """Decode again for reconstruction_error; --no-reconstruction leaves it null, saves time."""
+    stability: bool = False
+    """Add the column stability: the share of each image's 8 flips and quarter turns with the same
+    component. Costs 8 encodes an image instead of 1. Canonical cutouts are turned out of their
+    canonical frame: it then tells how much the component hangs on the orientation found."""
     accept_mismatch: tuple[str, ...] = ()
     """Preprocessing settings that may differ from the model's, such as crop; recorded."""
 

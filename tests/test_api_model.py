@@ -59,6 +59,10 @@ def test_the_round_trip_of_an_image(model, vade, images):
     assert g.dtype == np.float64
     np.testing.assert_allclose(g.sum(axis=1), 1, atol=1e-12)
     assert model.log_likelihood(mean).shape == (3,)
+    broad = model.integrated_posterior(mean, logvar)
+    assert broad.shape == (3, 4)
+    assert broad.dtype == np.float64
+    np.testing.assert_allclose(broad.sum(axis=1), 1, atol=1e-12)
     decoded = model.decode(mean)
     assert decoded.shape == (3, 2, 16, 16)
     assert decoded.dtype == np.float32
@@ -130,6 +134,16 @@ def test_wrong_images_are_refused(model, wrong, told):
 def test_wrong_latents_are_refused(model, method, wrong, told):
     with pytest.raises(InputError, match=told):
         getattr(model, method)(wrong)
+
+
+def test_wrong_posteriors_are_refused(model):
+    mean = np.zeros((2, 5), np.float32)
+    with pytest.raises(InputError, match=r"mean: wanted shape \(B, 5\).*got \(5,\)"):
+        model.integrated_posterior(mean[0], mean)
+    with pytest.raises(InputError, match="logvar: wanted float32 or float64, got float16"):
+        model.integrated_posterior(mean, mean.astype(np.float16))
+    with pytest.raises(InputError, match="as many rows of mean as of logvar, got 2 and 1"):
+        model.integrated_posterior(mean, mean[:1])
 
 
 def test_wrong_requests_are_refused(folder, model, tmp_path):

@@ -1,7 +1,8 @@
-"""What `verify` asks of a part: pure functions of tables, each giving the faults it found."""
+"""What `verify` asks of the rows of a part: pure functions of tables, giving the faults found."""
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,12 +14,38 @@ Faults = list[str]
 SUM_TOLERANCE = 1e-5
 
 
+@dataclass(frozen=True)
+class RowCheck:
+    """One thing asked of every row.
+
+    name: in a word; asks: what is looked at, {} standing for the rows; columns: those it needs;
+    find: a table with them -> faults.
+    """
+
+    name: str
+    asks: str
+    columns: tuple[str, ...]
+    find: Callable[[pa.Table], Faults]
+
+    def faults(self, table: pa.Table) -> Faults:
+        """What is wrong with the rows of a table that has the columns; nulls are faults too."""
+        absent = [
+            f"{table[name].null_count:,} rows without {name}"
+            for name in self.columns
+            if table[name].null_count
+        ]
+        return absent or self.find(table)
+
+
 def probabilities(table: pa.Table) -> Faults:
-    """Rows whose probabilities are not within [0, 1], or whose sum is not 1."""
-    values = _matrix(table, "probability")
-    wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
-    wrong |= ~(np.abs(values.astype(np.float64).sum(axis=1) - 1) <= SUM_TOLERANCE)
-    return _count(wrong, "rows whose probabilities do not sum to 1")
+    """Rows whose probabilities, of either kind, are not within [0, 1] or whose sum is not 1."""
+    faults = []
+    for name in ("probability", "probability_broad"):
+        values = _matrix(table, name)
+        wrong = ~((values >= 0) & (values <= 1)).all(axis=1)
+        wrong |= ~(np.abs(values.astype(np.float64).sum(axis=1) - 1) <= SUM_TOLERANCE)
+        faults += _count(wrong, f"rows whose {name} does not sum to 1")
+    return faults
 
 
 def components(table: pa.Table) -> Faults:
@@ -39,6 +66,12 @@ def finite_numbers(table: pa.Table) -> Faults:
     return _count(wrong, "rows with numbers that are not finite")
 
 
+def stabilities(table: pa.Table) -> Faults:
+    """Rows whose stability is not a share of 8 views, the image itself among them."""
+    wrong = ~np.isin(table["stability"].to_numpy(), np.arange(1, 9) / 8)
+    return _count(wrong, "rows whose stability is none of 1/8, 2/8, ... 1")
+
+
 def limits(table: pa.Table) -> Faults:
     """Cutouts whose lower limit is not below their upper one."""
     low, high = table["limit_low"].to_numpy(), table["limit_high"].to_numpy()
@@ -46,9 +79,8 @@ def limits(table: pa.Table) -> Faults:
 
 
 def ids(table: pa.Table) -> Faults:
-    """Rows without an id."""
-    missing = pc.or_(pc.is_null(table["object_id"]), pc.equal(table["object_id"], ""))
-    return _count(missing.to_numpy(), "rows without an id")
+    """Rows whose id is empty."""
+    return _count(pc.equal(table["object_id"], "").to_numpy(), "rows without an id")
 
 
 def latents(table: pa.Table) -> Faults:
@@ -56,23 +88,36 @@ def latents(table: pa.Table) -> Faults:
     return _count(~np.isfinite(_matrix(table, "latent")).all(axis=1), "latents that are not finite")
 
 
-CHECKS: dict[str, tuple[Callable[[pa.Table], Faults], ...]] = {
-    "cutouts": (ids, limits),
-    "classified": (ids, probabilities, components, finite_numbers),
-    "synthetic": (latents,),
-}
-# Columns that the checks and the count of duplicates read.
-CHECKED_COLUMNS = {
-    "cutouts": ("object_id", "limit_low", "limit_high"),
-    "classified": (
-        "object_id",
-        "component",
-        "probability",
-        "latent_mean",
-        "latent_logvar",
-        "log_likelihood",
+_IDS = RowCheck("ids", "presence in {}", ("object_id",), ids)
+# A check whose columns a folder may lack, and does, is not made.
+CHECKS: dict[str, tuple[RowCheck, ...]] = {
+    "cutouts": (
+        _IDS,
+        RowCheck("limits", "order of flux limits in {}", ("limit_low", "limit_high"), limits),
     ),
-    "synthetic": ("index", "component", "latent"),
+    "classified": (
+        _IDS,
+        RowCheck(
+            "probabilities",
+            "sums of probability and probability_broad in {}",
+            ("probability", "probability_broad"),
+            probabilities,
+        ),
+        RowCheck(
+            "components",
+            "highest probability in {}",
+            ("component", "probability"),
+            components,
+        ),
+        RowCheck(
+            "numbers",
+            "finite latents and likelihoods in {}",
+            ("latent_mean", "latent_logvar", "log_likelihood"),
+            finite_numbers,
+        ),
+        RowCheck("stability", "shares of 8 views in {}", ("stability",), stabilities),
+    ),
+    "synthetic": (RowCheck("numbers", "finite latents in {}", ("latent",), latents),),
 }
 
 
@@ -85,9 +130,11 @@ def id_digests(table: pa.Table) -> NDArray[np.uint64]:
     return np.frombuffer(raw, np.uint64).reshape(-1, 2)
 
 
-def count_repeated(digests: NDArray[np.uint64]) -> int:
-    """How many rows of (N, 2) digests repeat an earlier one."""
-    return len(digests) - len(np.unique(digests, axis=0))
+def repeated_rows(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Which rows of (N, 2) digests repeat an earlier one, in order."""
+    again = np.ones(len(digests), bool)
+    again[np.unique(digests, axis=0, return_index=True)[1]] = False
+    return np.flatnonzero(again)
 
 
 def _matrix(table: pa.Table, name: str) -> np.ndarray:

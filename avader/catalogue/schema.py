@@ -41,6 +41,25 @@ class Column:
     meaning: str
     length: str = ""
 
+    @property
+    def kind(self) -> str:
+        """Type and length, in words: float[K]."""
+        return f"{self.type}[{self.length}]" if self.length else str(self.type)
+
+    def holds(self, found: pa.DataType) -> bool:
+        """Whether a file's column of this type is the one declared, whatever its length.
+
+        Images of cutouts are tensors, of either pixel type.
+        """
+        if isinstance(found, pa.FixedShapeTensorType):
+            return self.name == "image" and found.value_type in PIXEL_TYPES.values()
+        if self.length:
+            return pa.types.is_fixed_size_list(found) and found.value_type == self.type
+        return found == self.type
+
+
+PIXEL_TYPES = {"uint8": pa.uint8(), "float16": pa.float16()}
+
 
 _OBJECT_ID = Column("object_id", pa.string(), "", "meta.id;meta.main", "the survey's own id")
 _POSITION = (
@@ -110,7 +129,23 @@ CLASSIFIED_COLUMNS = (
     Column(
         "probability", pa.float32(), "", "stat.probability", "posterior of every component", "K"
     ),
+    Column(
+        "probability_broad",
+        pa.float32(),
+        "",
+        "stat.probability",
+        "of every component, the mixture integrated over the encoder's posterior (mean and "
+        "variance) where `probability` takes its mean alone",
+        "K",
+    ),
     Column("entropy", pa.float32(), "", "stat.value", "entropy of `probability`, nats"),
+    Column(
+        "stability",
+        pa.float32(),
+        "",
+        "stat.value",
+        "share of the image's 8 flips and quarter turns with this `component`, 1/8 to 1",
+    ),
     Column("latent_mean", pa.float32(), "", "stat.value;stat.mean", "encoder's mean", "D"),
     Column("latent_logvar", pa.float32(), "", "stat.variance", "encoder's log variance, nats", "D"),
     Column(
@@ -161,7 +196,9 @@ RESERVED = frozenset(column.name for columns in COLUMNS.values() for column in c
 POSITION_NAMES = tuple(column.name for column in _POSITION)
 ORIENTATION_NAMES = tuple(column.name for column in _ORIENTATION)
 # Columns that a folder may lack.
-OPTIONAL = frozenset({*POSITION_NAMES, *ORIENTATION_NAMES, "mask_fraction", "source_mask"})
+OPTIONAL = frozenset(
+    {*POSITION_NAMES, *ORIENTATION_NAMES, "mask_fraction", "source_mask", "stability"}
+)
 
 
 def source_names(preprocessing: Preprocessing) -> tuple[str, ...]:
@@ -186,7 +223,7 @@ def cutout_schema(
 
     optional: names of other optional columns to include.
     """
-    tensor = pa.fixed_shape_tensor(_pixel_type(dtype), shape)
+    tensor = pa.fixed_shape_tensor(PIXEL_TYPES[dtype], shape)
     lengths = {"M": -(-shape[1] * shape[2] // 8)}
     fields = [
         pa.field("image", tensor, nullable=False)
@@ -240,9 +277,8 @@ def column_table(columns: Sequence[Column]) -> str:
     """The columns as a Markdown table, for the README."""
     rows = ["| column | type | unit | UCD | meaning |", "|---|---|---|---|---|"]
     for column in columns:
-        kind = f"{column.type}[{column.length}]" if column.length else str(column.type)
-        unit = column.unit or "-"
-        rows.append(f"| `{column.name}` | {kind} | {unit} | {column.ucd} | {column.meaning} |")
+        cells = f"`{column.name}`", column.kind, column.unit or "-", column.ucd, column.meaning
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -263,7 +299,3 @@ def _present(columns: Sequence[Column], positions: bool, optional: Iterable[str]
 def _field(column: Column, lengths: dict[str, int]) -> pa.Field:
     kind = pa.list_(column.type, lengths[column.length]) if column.length else column.type
     return pa.field(column.name, kind)
-
-
-def _pixel_type(dtype: str) -> pa.DataType:
-    return {"uint8": pa.uint8(), "float16": pa.float16()}[dtype]

@@ -51,13 +51,13 @@ def check_images(images: NDArray[Any], *, shape: tuple[int, int, int]) -> None:
             )
 
 
-def check_latents(z: NDArray[Any], *, latent: int) -> None:
-    """Raise InputError unless z is (B, D), float32 or float64."""
-    _check_array(z, "z")
+def check_latents(z: NDArray[Any], *, latent: int, name: str = "z") -> None:
+    """Raise InputError, by this name, unless z is (B, D), float32 or float64."""
+    _check_array(z, name)
     if z.ndim != 2 or z.shape[1] != latent:
-        raise InputError(f"z: wanted shape (B, {latent}) for this model, got {z.shape}")
+        raise InputError(f"{name}: wanted shape (B, {latent}) for this model, got {z.shape}")
     if z.dtype not in (np.float32, np.float64):
-        raise InputError(f"z: wanted float32 or float64, got {z.dtype}; convert it")
+        raise InputError(f"{name}: wanted float32 or float64, got {z.dtype}; convert it")
 
 
 def _check_array(value: NDArray[Any], name: str) -> None:

@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avader.inference.checks import check_device, check_precision
-from avader.mixture.gaussian import GaussianMixture, log_likelihood, responsibilities
+from avader.mixture.gaussian import (
+    GaussianMixture,
+    integrated_responsibilities,
+    log_likelihood,
+    responsibilities,
+)
 from avader.model.vade import VaDE
 
 Precision = Literal["float32", "bfloat16"]
@@ -78,6 +83,16 @@ class Engine:
         self._fill(g, z, self._posterior_tile, tile=DENSITY_TILE)
         return g
 
+    def integrated_posterior(self, mean: Latents, logvar: Latents) -> Doubles:
+        """p(c) of the mixture integrated over N(mean, diag exp(logvar)), both (B, D): (B, K).
+
+        float64; NaN where mean or logvar is not finite.
+        """
+        g = np.empty((len(mean), self.model.components))
+        both = np.concatenate([mean, logvar], axis=1)
+        self._fill(g, both, self._integrated_tile, tile=DENSITY_TILE)
+        return g
+
     def log_likelihood(self, z: Latents) -> Doubles:
         """log p(z) under the mixture of latents (B, D): (B,) float64, nats."""
         likelihood = np.empty(len(z))
@@ -96,6 +111,10 @@ class Engine:
 
     def _posterior_tile(self, z: Tensor) -> Tensor:
         return responsibilities(z.double(), self.mixture)
+
+    def _integrated_tile(self, both: Tensor) -> Tensor:
+        mean, logvar = both.double().chunk(2, dim=1)
+        return integrated_responsibilities(mean, logvar, self.mixture)
 
     def _likelihood_tile(self, z: Tensor) -> Tensor:
         return log_likelihood(z.double(), self.mixture)

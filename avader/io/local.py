@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def write(path: str, chunks: Iterable[bytes]) -> None:
-    """Write a file, given in pieces, aside under a hidden name, sync it, then rename it over what was there."""
+    """Write a file aside under a hidden name, sync it, then rename it over what was there."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     aside = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")

@@ -62,12 +62,14 @@ def integrated_responsibilities(mean: Tensor, logvar: Tensor, mixture: GaussianM
     """p(c) of the mixture integrated over N(mean, diag exp(logvar)), both (B, D): (B, K).
 
     softmax_c [log pi_c + log N(mean; m_c, v_c + exp(logvar))]: the convolution of two Gaussians
-    is the Gaussian whose variances are the sums.
+    is the Gaussian whose variances are the sums. In float64 any mean and logvar that float32
+    holds give probabilities.
     """
-    variances = mixture.variances + logvar.exp().unsqueeze(1)  # (B, K, D)
-    squared = (mean.unsqueeze(1) - mixture.means).square() / variances
+    # The sum of the variances in logs, so that a great logvar does not overflow: (B, K, D).
+    log_variances = torch.logaddexp(mixture.variances.log(), logvar.unsqueeze(1))
+    squared = (mean.unsqueeze(1) - mixture.means).square() * (-log_variances).exp()
     # D log 2 pi is the same for all components and falls out.
-    return (mixture.log_weights - 0.5 * (variances.log() + squared).sum(-1)).softmax(-1)
+    return (mixture.log_weights - 0.5 * (log_variances + squared).sum(-1)).softmax(-1)
 
 
 def batch_scaled_responsibilities(

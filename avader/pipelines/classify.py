@@ -1,7 +1,7 @@
 """`classify`: packed cutouts become a catalogue of morphological components.
 
 A unit is a shard of cutouts; its part has the same name. Numbers depend on the image and the
-model alone: the engine computes fixed tiles, posteriors are in float64 from the encoder's mean.
+model alone: the engine computes fixed tiles, posteriors are in float64 from what it encoded.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from avader.catalogue.provenance import package_versions, provenance
 from avader.config import ClassifySettings
 from avader.errors import InputError
 from avader.images.checks import Reason
+from avader.inference.symmetry import stability
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
@@ -139,6 +140,7 @@ def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan
             "device": settings.device,
             "tile": settings.tile,
             "reconstruction": settings.reconstruction,
+            "stability": settings.stability,
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
@@ -188,6 +190,7 @@ class ClassifyUnit:
         parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
         columns = _concatenated(parts, self.numbers(pixels[:0]))
         good = np.isfinite(columns["log_likelihood"])
+        good &= np.isfinite(columns["latent_logvar"]).all(axis=1)
         rejects = [
             rows.Reject(str(name), Reason.NOT_FINITE, "the encoder's output is not finite")
             for name in cutouts["object_id"].filter(pa.array(~good)).to_pylist()
@@ -204,13 +207,25 @@ class ClassifyUnit:
         pixels: (B, C, H, W) as packed. Returns columns of B rows each.
         """
         mean, logvar = self.model.encode(pixels)
+        probability = self.model.posterior(mean)
+        component = probability.argmax(axis=1).astype(np.int16)
+        asked = {}
+        if self.settings.stability:
+            asked["stability"] = stability(pixels, component, self._posterior)
         return {
             "latent_mean": mean,
             "latent_logvar": logvar,
-            "probability": self.model.posterior(mean),
+            "component": component,
+            "probability": probability,
+            "probability_broad": self.model.integrated_posterior(mean, logvar),
             "log_likelihood": self.model.log_likelihood(mean),
             "reconstruction_error": self._reconstruction_error(pixels, mean),
+            **asked,
         }
+
+    def _posterior(self, pixels: np.ndarray) -> np.ndarray:
+        """(B, K) probabilities of the components, at the encoder's mean."""
+        return self.model.posterior(self.model.encode(pixels)[0])
 
     def _reconstruction_error(self, pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
         """(B,) mean squared error per pixel, in float64; NaN where it was not asked for."""
@@ -226,7 +241,6 @@ class ClassifyUnit:
         error = pa.array(columns["reconstruction_error"], pa.float32(), from_pandas=True)
         ours = {
             **columns,
-            "component": probability.argmax(axis=1).astype(np.int16),
             "entropy": entropy(probability),
             "reconstruction_error": error,
             "flags": cutouts["flags"].to_numpy() | low * np.int32(schema.Flag.LOW_LIKELIHOOD),
@@ -235,7 +249,7 @@ class ClassifyUnit:
             latent=columns["latent_mean"].shape[1],
             components=probability.shape[1],
             positions="ra" in cutouts.column_names,
-            optional=cutouts.column_names,
+            optional=[*cutouts.column_names, *columns],
             carried=schema.carried_fields(cutouts.schema),
         )
         carried = {name: cutouts[name] for name in wanted.names if name not in ours}

@@ -1,7 +1,10 @@
 """`verify`: one line a check, of packed cutouts or a catalogue; no Ray."""
 
 import hashlib
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +14,11 @@ from avader.catalogue import checks, schema
 from avader.config import VerifySettings
 from avader.errors import InputError, VerificationError
 from avader.images.checks import Reason
-from avader.io import manifest, shards, storage
+from avader.io import manifest, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.progress import say
 
-# Faults named in full for each check; the rest are counted.
+# Faults told of a check that failed; the rest are counted.
 SHOWN = 5
 
 
@@ -25,124 +28,224 @@ def run(settings: VerifySettings) -> None:
     if held.kind not in checks.CHECKS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")
     say(f"verifying {held.totals['rows']:,} rows of {held.kind} in {len(held.parts):,} parts")
-    audit = Audit(held)
-    failed = 0
-    for check, faults in audit.results():
-        failed += bool(faults)
-        say(f"  {'FAILED' if faults else 'ok':<7}{check}")
-        for fault in faults[:SHOWN]:
-            say(f"         {fault}")
-        if len(faults) > SHOWN:
-            say(f"         and {len(faults) - SHOWN:,} more")
+    failed = []
+    for check in Audit(held).results():
+        say(f"  {check.line()}")
+        if check.faults:
+            failed.append(check.name)
     if failed:
-        raise VerificationError(f"{failed} checks failed; do not use {settings.catalogue}")
+        raise VerificationError(
+            f"{len(failed)} checks failed ({', '.join(failed)}); do not use {settings.catalogue}"
+        )
     say(f"all checks passed: {settings.catalogue}")
 
 
+@dataclass(frozen=True)
+class Check:
+    """One check and what it found.
+
+    asks: what was looked at, {} standing for how many (seen, of total, nouns); faults: each with
+    the name of its part. A part that is not as written is not read, so that other checks may have
+    seen less than all.
+    """
+
+    name: str
+    asks: str
+    faults: Sequence[str]
+    seen: int
+    total: int
+    noun: str = "rows"
+
+    @property
+    def verdict(self) -> str:
+        """FAILED; or PARTLY, where not all could be looked at; or ok."""
+        if self.faults:
+            return "FAILED"
+        return "PARTLY" if self.seen < self.total else "ok"
+
+    def line(self) -> str:
+        """The check in one line, however many its faults."""
+        of = f" of {self.total:,}" if self.seen < self.total else ""
+        told = [self.asks.format(f"{self.seen:,}{of} {self.noun}"), *self.faults[:SHOWN]]
+        if len(self.faults) > SHOWN:
+            told.append(f"and {len(self.faults) - SHOWN:,} more")
+        return f"{self.verdict:<7}{self.name}: {'; '.join(told)}"
+
+
 class Audit:
-    """Reads every object of a folder once and collects the faults of every check."""
+    """Reads every object of a folder once, and collects the faults of every check."""
 
     def __init__(self, held: Manifest) -> None:
         self.held = held
-        self.contents: list[str] = []
-        self.digests: list[str] = []
-        self.counts: list[str] = []
-        self.schemas: list[str] = []
-        self.rejects: list[str] = []
+        self.checks = checks.CHECKS[held.kind]
+        self.read_columns = {name for check in self.checks for name in check.columns}
+        self.read_columns.add("index" if held.kind == "synthetic" else "object_id")
+        self.faults: defaultdict[str, list[str]] = defaultdict(list)
+        self.seen: Counter[str] = Counter()
         self.ids = [np.zeros((0, 2), np.uint64)]
-        self.next_index = 0
+        self.id_parts: list[str] = []
         self.first_schema: pa.Schema | None = None
 
-    def results(self) -> Iterator[tuple[str, list[str]]]:
-        """Each check with its faults."""
-        yield "rows in = rows + rejects, part by part and in all", list(self._balance())
-        yield "no object in the folder that the manifest does not list", self._strangers()
+    def results(self) -> Iterator[Check]:
+        """Every check; all but the first come once every part has been read."""
+        yield self._listing()
+        start = 0
         for part in self.held.parts:
-            self._read_part(part)
-            self._read_rejects(part)
-        yield "every object is there, with its size and SHA-256", self.digests
-        yield "every part has the rows that the manifest counts", self.counts
-        yield "every part has the declared columns, the same in all", self.schemas
-        yield f"every row of {self.held.kind} is sound", self.contents
-        yield "no object occurs twice", self._duplicates()
-        yield "every reject has a listed reason", self.rejects
+            self._audit_part(part, start)
+            self._audit_rejects(part)
+            start += part["rows"]
+        objects, rows = 2 * len(self.held.parts), self.held.totals["rows"]
+        yield self._counts()
+        yield self._check("digests", "SHA-256 of {}", objects, "objects")
+        yield self._schemas()
+        for check in self.checks:
+            if self.seen[check.name] or not schema.OPTIONAL.intersection(check.columns):
+                yield self._check(check.name, check.asks, rows)
+        if self.held.kind == "synthetic":
+            yield self._check("indices", "sequence from 0 of {}", rows)
+        else:
+            self._find_duplicates()
+            yield self._check("duplicates", "comparison of {}", rows, "ids")
+        yield self._check("reasons", "of {}", self.held.totals["rejects"], "rejects")
 
-    def _balance(self) -> Iterator[str]:
+    def _check(self, name: str, asks: str, total: int, noun: str = "rows") -> Check:
+        return Check(name, asks, self.faults[name], self.seen[name], total, noun)
+
+    def _listing(self) -> Check:
+        """Objects that the manifest doesn't list."""
+        listed = {part[key] for part in self.held.parts for key in ("path", "rejects_path")}
+        found = {
+            f"{folder}/{uri.rpartition('/')[2]}"
+            for folder in ("parts", "rejects")
+            for uri in storage.list_files(storage.join(self.held.uri, folder))
+        }
+        strangers = [f"{path}: not in the manifest" for path in sorted(found - listed)]
+        asks = f"{{}} in the folder, {len(listed):,} in the manifest"
+        return Check("listing", asks, strangers, len(found), len(found), "objects")
+
+    def _counts(self) -> Check:
+        """Rows in, by the manifest, against the rows and rejects that were found."""
+        rows_in, parts = self.held.totals["rows_in"], len(self.held.parts)
+        rows, rejects = self.seen["rows"], self.seen["rejects"]
+        out = f"{rows:,} rows + {rejects:,} rejects"
+        balance = f"in = {out}" if rows_in == rows + rejects else f"in, {out} out,"
+        self.faults["counts"] += self._imbalances()
+        return self._check("counts", f"{rows_in:,} rows {balance} in {{}}", parts, "parts")
+
+    def _imbalances(self) -> Iterator[str]:
+        """Faults of the manifest's own sums."""
         for name in ("rows_in", "rows", "rejects"):
             total = sum(part[name] for part in self.held.parts)
             if total != self.held.totals[name]:
                 yield f"{name}: the parts hold {total:,}, the total says {self.held.totals[name]:,}"
         for part in self.held.parts:
             if part["rows_in"] != part["rows"] + part["rejects"]:
-                out = f"{part['rows']} rows + {part['rejects']} rejects"
-                yield f"{part['path']}: {part['rows_in']} rows in, {out} out"
+                out = f"{part['rows']:,} rows + {part['rejects']:,} rejects"
+                yield f"{part['path']}: {part['rows_in']:,} rows in, {out} out"
 
-    def _strangers(self) -> list[str]:
-        listed = {part[key] for part in self.held.parts for key in ("path", "rejects_path")}
-        found = [
-            f"{folder}/{uri.rpartition('/')[2]}"
-            for folder in ("parts", "rejects")
-            for uri in storage.list_files(storage.join(self.held.uri, folder))
-        ]
-        return sorted(set(found) - listed)
+    def _schemas(self) -> Check:
+        columns = len(self.first_schema or ())
+        asks = f"{columns} columns of {{}}, {len(schema.REJECT_COLUMNS)} of their rejects"
+        return self._check("schema", asks, len(self.held.parts), "parts")
 
-    def _read(self, path: str, sha256: str) -> bytes | None:
-        """An object's bytes, or None with the fault noted."""
-        uri = storage.join(self.held.uri, path)
+    def _read(
+        self, path: str, sha256: str, columns: Collection[str]
+    ) -> tuple[pa.Schema, pa.Table] | None:
+        """An object's schema and those of the columns that it has; None with the fault noted."""
         try:
-            data = storage.read_bytes(uri)
+            data = storage.read_bytes(storage.join(self.held.uri, path))
         except InputError as error:
-            self.digests.append(str(error))
+            self.faults["digests"].append(f"{path}: {error}")
             return None
+        self.seen["digests"] += 1
         if hashlib.sha256(data).hexdigest() != sha256:
-            self.digests.append(f"{path}: its bytes are not those that were written")
+            self.faults["digests"].append(f"{path}: its bytes are not those that were written")
             return None
-        return data
+        try:
+            file = pq.ParquetFile(pa.BufferReader(data))
+            names = [name for name in file.schema_arrow.names if name in columns]
+            return file.schema_arrow, file.read(names, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            said = " ".join(str(error).split())
+            self.faults["schema"].append(f"{path}: wanted Parquet, got {said}")
+            return None
 
-    def _read_part(self, part: dict[str, str | int]) -> None:
-        path = str(part["path"])
-        data = self._read(path, str(part["sha256"]))
-        if data is None:
+    def _audit_part(self, part: dict[str, Any], start: int) -> None:
+        """Look at a part's rows; start: rows of the parts before it."""
+        path = part["path"]
+        read = self._read(path, part["sha256"], self.read_columns)
+        self._count("rows", path, read, part["rows"])
+        if read is None:
             return
-        file = pq.ParquetFile(pa.BufferReader(data))
-        if file.metadata.num_rows != part["rows"]:
-            self.counts.append(f"{path}: {file.metadata.num_rows} rows, wanted {part['rows']}")
-        self.schemas += [f"{path}: {fault}" for fault in self._schema_faults(file.schema_arrow)]
-        wanted = checks.CHECKED_COLUMNS[self.held.kind]
-        if set(wanted) <= set(file.schema_arrow.names):
-            self._check_rows(path, file.read(list(wanted), use_threads=False))
+        found, table = read
+        self.seen["counts"] += 1
+        self.seen["schema"] += 1
+        self.faults["schema"] += [f"{path}: {fault}" for fault in self._schema_faults(found)]
+        sound = {
+            column.name
+            for column in schema.COLUMNS[self.held.kind]
+            if column.name in table.column_names and column.holds(table[column.name].type)
+        }
+        for check in self.checks:
+            if sound.issuperset(check.columns):
+                self.seen[check.name] += table.num_rows
+                self.faults[check.name] += [f"{path}: {fault}" for fault in check.faults(table)]
+        if "index" in sound:
+            self._check_indices(path, table, start)
+        if "object_id" in sound:
+            self.seen["duplicates"] += table.num_rows
+            self.ids.append(checks.id_digests(table))
+            self.id_parts.append(path)
+
+    def _count(
+        self, what: str, path: str, read: tuple[pa.Schema, pa.Table] | None, wanted: int
+    ) -> None:
+        found = read[1].num_rows if read else 0
+        self.seen[what] += found
+        if found != wanted:
+            self.faults["counts"].append(f"{path}: {found:,} {what} read, wanted {wanted:,}")
 
     def _schema_faults(self, found: pa.Schema) -> Iterator[str]:
-        if self.first_schema is None:
-            self.first_schema = found
-            names = {column.name for column in schema.COLUMNS[self.held.kind]}
-            absent = names - set(found.names) - schema.OPTIONAL
-            yield from (f"wanted a column {name}" for name in sorted(absent))
-        elif not found.equals(self.first_schema):
-            yield "its columns differ from the first part's"
-
-    def _check_rows(self, path: str, table: pa.Table) -> None:
-        for check in checks.CHECKS[self.held.kind]:
-            self.contents += [f"{path}: {fault}" for fault in check(table)]
-        if self.held.kind == "synthetic":
-            index = table["index"].to_numpy()
-            if not np.array_equal(index, np.arange(self.next_index, self.next_index + len(index))):
-                self.contents.append(f"{path}: its indices do not go on from {self.next_index:,}")
-            self.next_index += len(index)
-        else:
-            self.ids.append(checks.id_digests(table))
-
-    def _read_rejects(self, part: dict[str, str | int]) -> None:
-        path = str(part["rejects_path"])
-        data = self._read(path, str(part["rejects_sha256"]))
-        if data is None:
+        if self.first_schema is not None:
+            if not found.equals(self.first_schema):
+                yield "its columns differ from the first part's"
             return
-        table = shards.read_table(pa.BufferReader(data))
-        if table.num_rows != part["rejects"]:
-            self.counts.append(f"{path}: {table.num_rows} rejects, wanted {part['rejects']}")
-        unknown = set(table["reason"].to_pylist()) - {reason.value for reason in Reason}
-        self.rejects += [f"{path}: unknown reason {reason!r}" for reason in sorted(unknown)]
+        self.first_schema = found
+        for column in schema.COLUMNS[self.held.kind]:
+            if column.name not in found.names:
+                if column.name not in schema.OPTIONAL:
+                    yield f"wanted a column {column.name}"
+            elif not column.holds(found.field(column.name).type):
+                yield f"wanted {column.name} of {column.kind}, got {found.field(column.name).type}"
 
-    def _duplicates(self) -> list[str]:
-        repeated = checks.count_repeated(np.concatenate(self.ids))
-        return [f"{repeated:,} rows repeat the id of another"] if repeated else []
+    def _check_indices(self, path: str, table: pa.Table, start: int) -> None:
+        index = table["index"].to_numpy()
+        self.seen["indices"] += len(index)
+        if not np.array_equal(index, np.arange(start, start + len(index))):
+            self.faults["indices"].append(f"{path}: its indices do not go on from {start:,}")
+
+    def _audit_rejects(self, part: dict[str, Any]) -> None:
+        path = part["rejects_path"]
+        read = self._read(path, part["rejects_sha256"], ("reason",))
+        self._count("rejects", path, read, part["rejects"])
+        if read is None:
+            return
+        found, table = read
+        if not found.equals(schema.reject_schema()):
+            wanted = ", ".join(schema.reject_schema().names)
+            self.faults["schema"].append(f"{path}: wanted {wanted}, got {', '.join(found.names)}")
+            return
+        self.seen["reasons"] += table.num_rows
+        unknown = set(table["reason"].to_pylist()) - {reason.value for reason in Reason}
+        self.faults["reasons"] += [
+            f"{path}: unknown reason {reason!r}" for reason in sorted(unknown, key=str)
+        ]
+
+    def _find_duplicates(self) -> None:
+        """Rows that repeat the id of an earlier one, by the part they are in."""
+        lengths = [len(digests) for digests in self.ids]
+        repeated = checks.repeated_rows(np.concatenate(self.ids))
+        owners = np.searchsorted(np.cumsum(lengths), repeated, side="right") - 1
+        for owner, rows in zip(*np.unique(owners, return_counts=True), strict=True):
+            fault = f"{self.id_parts[owner]}: {rows:,} rows repeat the id of another"
+            self.faults["duplicates"].append(fault)

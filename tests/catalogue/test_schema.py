@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from astropy.io.votable.ucd import parse_ucd
 from astropy.units import Unit
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avader.catalogue import schema
@@ -43,6 +43,7 @@ def test_positions_and_carried_columns():
     assert schema.carried_fields(full) == carried
 
 
+@settings(deadline=None)  # its first example imports astropy.coordinates
 @given(st.lists(st.tuples(st.floats(0, 360, exclude_max=True), st.floats(-90, 90)), max_size=20))
 def test_healpix_agrees_with_astropy_geometry(positions):
     """The centre of the pixel found is within a pixel's size (0.4 milliarcseconds) of it."""

@@ -39,14 +39,15 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def alone(engine, images):
-    """Every image computed by itself: mean, logvar, decoded, posterior, log likelihood."""
+    """Every image computed by itself: mean, logvar, decoded, posteriors, log likelihood."""
     return [all_numbers(engine, image[None]) for image in images]
 
 
 def all_numbers(engine, images):
     mean, logvar = engine.encode(images)
     z = mean
-    return mean, logvar, engine.decode(z), engine.posterior(z), engine.log_likelihood(z)
+    posteriors = engine.posterior(z), engine.integrated_posterior(mean, logvar)
+    return mean, logvar, engine.decode(z), *posteriors, engine.log_likelihood(z)
 
 
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.differing_executors])
@@ -73,7 +74,9 @@ def test_numbers_are_the_same_bits_for_any_threads(engine, images):
 def test_densities_are_the_same_bits_across_their_own_tiles(engine):
     z = np.random.default_rng(2).normal(0, 3, (2 * DENSITY_TILE + 7, 5))
     g, likelihood = engine.posterior(z), engine.log_likelihood(z)
+    broad = engine.integrated_posterior(z, -z)
     shift = 101
+    assert engine.integrated_posterior(z[shift:], -z[shift:]).tobytes() == broad[shift:].tobytes()
     assert engine.posterior(z[shift:]).tobytes() == g[shift:].tobytes()
     assert engine.log_likelihood(z[shift:]).tobytes() == likelihood[shift:].tobytes()
 
@@ -86,7 +89,7 @@ def test_numbers_are_the_models(engine, model, images):
     ours = all_numbers(engine, images)
     for got, expected in zip(ours, (mean, logvar, decoded), strict=False):
         np.testing.assert_allclose(got, expected, atol=2e-6)
-    assert [part.dtype for part in ours] == [np.float32] * 3 + [np.float64] * 2
+    assert [part.dtype for part in ours] == [np.float32] * 3 + [np.float64] * 3
 
 
 def test_bytes_become_floats_as_numpy_divides(engine, images):
@@ -105,7 +108,7 @@ def test_half_precision_pixels_are_taken_exactly(engine, images):
 
 def test_no_rows(engine):
     shapes = [part.shape for part in all_numbers(engine, np.zeros((0, 1, 16, 16), np.uint8))]
-    assert shapes == [(0, 5), (0, 5), (0, 1, 16, 16), (0, 4), (0,)]
+    assert shapes == [(0, 5), (0, 5), (0, 1, 16, 16), (0, 4), (0, 4), (0,)]
 
 
 def test_bfloat16_is_close_and_comes_back_as_float32(model, engine, images):
@@ -122,6 +125,9 @@ def test_values_that_are_not_finite_stay_visible(engine):
     z[1, 0] = np.nan
     assert np.isnan(engine.posterior(z)).any(axis=1).tolist() == [False, True, False]
     assert np.isnan(engine.log_likelihood(z)).tolist() == [False, True, False]
+    for mean, logvar in ((z, np.zeros_like(z)), (np.zeros_like(z), z)):
+        broad = engine.integrated_posterior(mean, logvar)
+        assert np.isnan(broad).any(axis=1).tolist() == [False, True, False]
 
 
 def test_arithmetic_settings_are_put_back():

@@ -126,7 +126,7 @@ def test_closed_form_by_quadrature(arrays, mixture, posteriors):
 
 def test_closed_form_by_monte_carlo(arrays, mixture, posteriors):
     (weights, means, variances), (mean, logvar) = arrays, posteriors
-    noise = np.random.default_rng(7).standard_normal((200_000, D))
+    noise = np.random.default_rng(7).standard_normal((50_000, D))
     z = mean[0] + np.exp(logvar[0] / 2) * noise
     expected = scipy_log_density(z, means, variances).mean(0) + np.log(weights)
     g = closed_form_responsibilities(*map(torch.from_numpy, posteriors), mixture)
@@ -144,6 +144,26 @@ def test_integrated_by_integration(arrays, mixture, posteriors):
         expected[b, k] += np.log(trapezoid(q * n, z))
     g = integrated_responsibilities(*map(torch.from_numpy, posteriors), mixture)
     np.testing.assert_allclose(g[:3], softmax(expected, axis=1), rtol=1e-6)
+    np.testing.assert_allclose(g.sum(-1), 1, atol=1e-12)
+
+
+def test_integrated_by_monte_carlo(arrays, mixture, posteriors):
+    """The mixture's parts averaged over draws z ~ q."""
+    (weights, means, variances), (mean, logvar) = arrays, posteriors
+    noise = np.random.default_rng(7).standard_normal((50_000, D))
+    g = integrated_responsibilities(*map(torch.from_numpy, posteriors), mixture).numpy()
+    for row in np.argsort(-g.max(axis=1))[[0, B // 2, -1]]:  # a certain, a middling, an open one
+        z = mean[row] + np.exp(logvar[row] / 2) * noise
+        joint = scipy_log_density(z, means, variances) + np.log(weights)
+        expected = softmax(logsumexp(joint, axis=0))
+        np.testing.assert_allclose(g[row], expected, atol=0.02)
+
+
+@pytest.mark.parametrize("logvar", [-1e30, 800.0, 1e30])
+def test_integrated_over_posteriors_that_are_extreme(mixture, z, logvar):
+    points = torch.from_numpy(z)
+    g = integrated_responsibilities(points, torch.full_like(points, logvar), mixture)
+    assert g.isfinite().all()
     np.testing.assert_allclose(g.sum(-1), 1, atol=1e-12)
 
 

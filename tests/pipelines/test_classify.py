@@ -1,19 +1,24 @@
+import itertools
 import shutil
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import pytest
+import torch
 from scipy import stats
 
 import avader
 from avader.catalogue.schema import Flag
 from avader.config import ClassifySettings, PackSettings, VerifySettings
-from avader.errors import InputError, UnfinishedError, VerificationError
+from avader.errors import InputError, UnfinishedError
 from avader.io.manifest import read_manifest
+from avader.io.models import write_model
+from avader.mixture.gaussian import responsibilities
+from avader.model.files import model_config, model_tensors
 from avader.pipelines import classify, pack, verify
+from avader.plan import Unit
 from avader.recipe import Network, Preprocessing
-from tests.tiny import PREPROCESSING, write_table, write_tiny_model
+from tests.tiny import PREPROCESSING, tiny_vade, write_table, write_tiny_model
 
 COUNT = 45
 
@@ -84,6 +89,22 @@ def test_numbers_against_scipy(catalogue, model):
     np.testing.assert_array_equal(table["component"].to_numpy(), posterior.argmax(axis=1))
 
 
+def test_broad_probabilities_against_scipy(catalogue, model):
+    """pi_c N(mean; m_c, v_c + exp(logvar)) of the written posteriors, row by row."""
+    table = catalogue.to_arrow()
+    mixture = avader.load_model(model)._mixture
+    expected = np.zeros((COUNT, len(mixture[0])))
+    posteriors = zip(vectors(table, "latent_mean"), vectors(table, "latent_logvar"), strict=True)
+    for row, (mean, logvar) in enumerate(posteriors):
+        for c, (weight, center, variance) in enumerate(zip(*mixture, strict=True)):
+            deviation = np.sqrt(variance + np.exp(logvar))
+            expected[row, c] = weight * stats.norm(center, deviation).pdf(mean).prod()
+    expected /= expected.sum(axis=1, keepdims=True)
+    broad = vectors(table, "probability_broad")
+    np.testing.assert_allclose(broad, expected, atol=1e-6)
+    assert np.abs(broad - vectors(table, "probability")).max() > 0.01
+
+
 def test_reconstruction_error_and_flags(catalogue, model, data):
     packed = avader.open_catalogue(data)
     images = packed.images(range(COUNT)) / 255
@@ -107,6 +128,52 @@ def test_no_reconstruction_leaves_nulls(model, data, tmp_path):
     assert table["reconstruction_error"].null_count == COUNT
 
 
+def test_stability_of_turns_done_by_hand(ray_session, data, tmp_path):
+    """The square's 8 symmetries as transposes and flips, through the network as torch has it."""
+    images, plain = avader.open_catalogue(data).images(range(COUNT)), tiny_vade()
+
+    def encode(view):
+        with torch.inference_mode():
+            return plain.encode(torch.from_numpy(view / np.float32(255)))[0].double()
+
+    # Components so close together that turns lead from one to another.
+    z = encode(images).numpy()
+    plain.set_mixture(np.full(4, 0.25), z[:4], np.tile(z.var(axis=0), (4, 1)))
+    model = str(tmp_path / "model")
+    config, tensors = model_config(plain, PREPROCESSING), model_tensors(plain)
+    write_model(model, config=config, tensors=tensors, card={"kind": "test"})
+    found = classified(model, data, tmp_path / "out", stability=True).to_arrow()
+    same = np.zeros(COUNT)
+    for transposed, down, along in itertools.product((False, True), (1, -1), (1, -1)):
+        view = (images.swapaxes(2, 3) if transposed else images)[:, :, ::down, ::along]
+        with torch.inference_mode():
+            g = responsibilities(encode(view), plain.mixture())
+        same += g.argmax(1).numpy() == found["component"].to_numpy()
+    np.testing.assert_array_equal(found["stability"].to_numpy(), same / 8)
+    assert len(set(same)) > 2
+    verify.run(VerifySettings(catalogue=str(tmp_path / "out")))
+    with pytest.raises(InputError, match="stability was True and is now False"):
+        classified(model, data, tmp_path / "out")
+
+
+def test_encodings_that_are_not_finite_are_rejects(model, data, tmp_path, monkeypatch):
+    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), stability=True)
+    worker = classify.ClassifyUnit(settings)
+    encode = worker.model.encode
+
+    def faulty(images):
+        mean, logvar = encode(images)
+        mean[2:3, 0], logvar[5:6, 1] = np.nan, np.inf
+        return mean, logvar
+
+    monkeypatch.setattr(worker.model, "encode", faulty)
+    made = worker(Unit("a", {}), avader.open_catalogue(data).to_arrow()[:20])
+    assert (made.rows_in, made.table.num_rows) == (20, 18)
+    assert made.rejects["object_id"].to_pylist() == ["g0002", "g0005"]
+    assert set(made.rejects["reason"].to_pylist()) == {"not_finite"}
+    assert np.isfinite(vectors(made.table, "probability_broad")).all()
+
+
 def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, tmp_path):
     first = catalogue.to_arrow()
     again = classified(model, data, tmp_path / "a", workers=1, batch=7)
@@ -116,7 +183,7 @@ def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, t
 
 def test_the_same_bits_in_any_order_and_shard(model, data, tmp_path):
     """The images in another order, in shards of another size, by the same worker code."""
-    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7)
+    settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7, stability=True)
     unit = classify.ClassifyUnit(settings)
     images = avader.open_catalogue(data).images(range(COUNT))
     whole = unit.numbers(images)
@@ -217,57 +284,3 @@ def test_cutouts_that_changed_after_they_were_packed(model, data, tmp_path):
 def test_a_gpu_that_is_not_there(model, data, tmp_path):
     with pytest.raises(InputError, match=r"wanted GPUs \(--device gpu\), got a cluster without"):
         classified(model, data, tmp_path / "out", device="gpu")
-
-
-class TestVerify:
-    """A finished catalogue, damaged in one way after another."""
-
-    @pytest.fixture
-    def copy(self, catalogue, tmp_path) -> Path:
-        return Path(shutil.copytree(catalogue.manifest.uri, tmp_path / "copy"))
-
-    def failed(self, folder: Path, caplog) -> str:
-        caplog.set_level("INFO", logger="avader")
-        with pytest.raises(VerificationError, match="checks failed; do not use"):
-            verify.run(VerifySettings(catalogue=str(folder)))
-        return caplog.text
-
-    def test_a_changed_byte(self, copy, caplog):
-        path = copy / "parts" / "00000001.parquet"
-        data = bytearray(path.read_bytes())
-        data[100] ^= 1
-        path.write_bytes(data)
-        assert "00000001.parquet: its bytes are not those that were written" in self.failed(
-            copy, caplog
-        )
-
-    def test_a_missing_part(self, copy, caplog):
-        (copy / "parts" / "00000000.parquet").unlink()
-        assert "cannot read" in self.failed(copy, caplog)
-
-    def test_a_stranger(self, copy, caplog):
-        shutil.copy(copy / "parts" / "00000000.parquet", copy / "parts" / "00000009.parquet")
-        assert "parts/00000009.parquet" in self.failed(copy, caplog)
-
-    def test_a_lost_row_in_the_manifest(self, copy, caplog):
-        text = (copy / "manifest.json").read_text().replace('"rows_in": 20', '"rows_in": 21')
-        (copy / "manifest.json").write_text(text)
-        assert "21 rows in" in self.failed(copy, caplog)
-
-    def test_wrong_rows_with_right_digests(self, catalogue, model, data, tmp_path, caplog):
-        """A writer at fault: probabilities, components and ids are looked at themselves."""
-        from avader.catalogue import checks
-
-        table = catalogue.to_arrow()
-        doubled = table.set_column(
-            table.schema.get_field_index("component"),
-            "component",
-            pc.add(table["component"], 1).cast("int16"),
-        )
-        assert checks.components(doubled) == [
-            "45 rows whose component is not the most probable one"
-        ]
-        assert checks.probabilities(table) == checks.components(table) == []
-        digests = checks.id_digests(table)
-        assert checks.count_repeated(digests) == 0
-        assert checks.count_repeated(np.concatenate([digests, digests[:3]])) == 3

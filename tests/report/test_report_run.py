@@ -124,6 +124,7 @@ class Folders:
                 "object_id": self.names(at),
                 "component": g.argmax(axis=1).astype(np.int16),
                 "probability": g,
+                "probability_broad": model.integrated_posterior(mean, logvar),
                 "entropy": np.zeros(len(g)),
                 "latent_mean": mean,
                 "latent_logvar": logvar,
