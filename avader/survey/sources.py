@@ -1,5 +1,7 @@
 """Where cutouts come from: folders and globs of image files, and Parquet tables.
 
+A table may hold images, paths of images, or positions alone, for a survey service (`client`).
+
 A source is opened once, which finds everything that is wrong with it as a whole; it is then cut
 into units, whose inputs alone tell a worker what to read. Order: path, then row. What is wrong
 with one object never stops the others: its row stays, with the text of its `problem`.
@@ -123,8 +125,8 @@ def read_unit(unit: Unit) -> pa.Table:
 
     Columns: object_id (string, "" where there is none), ra and dec (float64, degrees; where the
     source has positions; null as in the source), image (binary, null where the bytes could not
-    be had), problem (string; why not, or that there is no id; null where all is well), then the
-    carried columns.
+    be had, and in a table of positions), problem (string; why not, or that there is no id; null
+    where all is well), then the carried columns.
     """
     if unit.inputs["kind"] == "files":
         return _read_files(unit)
@@ -201,18 +203,24 @@ def _read_table(unit: Unit) -> pa.Table:
     inputs, names = unit.inputs, unit.inputs["columns"]
     wanted = [name for name in names.values() if name is not None]
     table = _rows(unit, [*wanted, *inputs["carried"]])
-    ids, image = _ids(table[names["id"]]), table[names["image"]]
-    if inputs["image_is_path"]:
-        folder = storage.parent(_table_uri(inputs))
-        image, problem = _read_images(folder, image.to_pylist())
-    else:
-        image = image.cast(pa.binary())
-        problem = [None if there else "the image is null" for there in image.is_valid().to_pylist()]
+    ids = _ids(table[names["id"]])
+    image, problem = _images(unit, table)
     columns = {"object_id": ids}
     if names["ra"] is not None:
         columns |= {axis: table[names[axis]].cast(pa.float64()) for axis in ("ra", "dec")}
     columns |= {"image": image, "problem": _with_ids(problem, ids)}
     return pa.table(columns | {name: table[name] for name in inputs["carried"]})
+
+
+def _images(unit: Unit, table: pa.Table) -> tuple[pa.Array, list[str | None]]:
+    """The images of a table's rows and why one is not there; null in a table of positions."""
+    inputs, name = unit.inputs, unit.inputs["columns"]["image"]
+    if name is None:
+        return pa.nulls(table.num_rows, pa.binary()), [None] * table.num_rows
+    if inputs["image_is_path"]:
+        return _read_images(storage.parent(_table_uri(inputs)), table[name].to_pylist())
+    image = table[name].cast(pa.binary())
+    return image, [None if there else "the image is null" for there in image.is_valid().to_pylist()]
 
 
 def _table_uri(inputs: Mapping[str, Any]) -> str:

@@ -27,12 +27,15 @@ READERS = 16
 
 @dataclass(frozen=True)
 class Columns:
-    """Names in the table. ra, dec: None takes a column of that name if it is there."""
+    """Names in the table. ra, dec: None takes a column of that name if it is there.
+
+    image: None for a table without images, whose positions are asked of a survey service.
+    """
 
     id: str = "object_id"
     ra: str | None = None
     dec: str | None = None
-    image: str = "image"
+    image: str | None = "image"
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def _layout(schema: pa.Schema, *, columns: Columns, reserved: Collection[str], u
     used = {columns.id, columns.ra, columns.dec, columns.image}
     carried = pa.schema([field for field in schema if field.name not in used])
     _check_carried(carried.names, reserved=reserved, uri=uri)
-    return Layout(columns, _is_text(schema.field(columns.image).type), carried)
+    is_path = columns.image is not None and _is_text(schema.field(columns.image).type)
+    return Layout(columns, is_path, carried)
 
 
 def _resolve(schema: pa.Schema, *, columns: Columns, uri: str) -> Columns:
