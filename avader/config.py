@@ -150,6 +150,14 @@ class PackSettings(ClusterSettings):
     """Table column with declination, degrees ICRS; none takes `dec` if it is there."""
     image_column: str = "image"
     """Table column with the image: bytes, or paths relative to the table."""
+    split: Literal["all", "train", "validation", "test"] = "all"
+    """Part of a table to pack, decided by each id's hash: 159,600, 5,000 and 41,100 of the paper's
+    205,700 galaxies, in proportion of any other number. The others are left out, not refused."""
+    min_votes: int = Field(0, ge=0)
+    """Least votes of the rows to pack: 37 for Galaxy Zoo 2 as in the paper; 0 takes all rows. A
+    split is of those that are left."""
+    votes_column: str = "total_classifications"
+    """Table column with the votes, of Galaxy Zoo 2 those on the first question."""
     rows_per_shard: int = Field(0, ge=0)
     """Objects of the source that make one shard; 0 takes 1000, or 100 from a survey service, since
     a run that was stopped asks again for the shards it had not finished."""

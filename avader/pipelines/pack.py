@@ -31,7 +31,7 @@ from avader.plan import Plan, Receipt, Unit
 from avader.recipe import Preprocessing
 from avader.survey.client import Client
 from avader.survey.services import Service
-from avader.survey.sources import Columns, Source, open_source, read_unit
+from avader.survey.sources import Columns, Source, open_source, read_unit, select
 
 # Objects that make a shard, of files and tables, and of a survey service.
 ROWS_PER_SHARD, ROWS_OF_SERVICE = 1000, 100
@@ -85,10 +85,15 @@ def run(settings: PackSettings) -> None:
 
 def _opening(settings: PackSettings, source: Source, plan: Plan, service: Service | None) -> str:
     """The line said before work starts."""
+    count = f"{sum(source.rows):,}"
+    if source.taken is not None:
+        count = f"{source.taken:,} of {count}"
     what = f"{len(source.files):,} files"
+    if source.taken is not None:
+        what = f"{count} rows"
     if service is not None:
         what = (
-            f"cutouts of {sum(source.rows):,} positions from {service.home}, at most "
+            f"cutouts of {count} positions from {service.home}, at most "
             f"{settings.service.rate:g} a second,"
         )
     return f"packing {what} as {len(plan.units):,} shards into {settings.out}"
@@ -110,7 +115,16 @@ def _open(settings: PackSettings) -> Source:
         dec=settings.dec_column,
         image=settings.image_column if settings.service.name == "none" else None,
     )
-    return open_source(storage.absolute(settings.source), columns=columns, reserved=schema.RESERVED)
+    uri = storage.absolute(settings.source)
+    source = open_source(uri, columns=columns, reserved=schema.RESERVED)
+    if settings.split == "all" and not settings.min_votes:
+        return source
+    return select(
+        source,
+        votes_column=settings.votes_column,
+        min_votes=settings.min_votes,
+        part=None if settings.split == "all" else settings.split,
+    )
 
 
 def _plan(
@@ -129,6 +143,9 @@ def _plan(
             "columns": settings.model_dump(
                 include={"id_column", "ra_column", "dec_column", "image_column"}
             ),
+            "selection": None
+            if source.taken is None
+            else settings.model_dump(include={"split", "min_votes", "votes_column"}),
             "rows_per_shard": rows_per_shard,
             "service": None if service is None else service.content,
             "preprocessing": preprocessing.model_dump(mode="json"),

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.actor import ActorHandle
 
@@ -17,6 +16,7 @@ from avader.recipe import Preprocessing
 from avader.survey.client import WITNESSES, Client, Pace, Place
 from avader.survey.services import BANDS, HOMES, LAYERS, PIXELS, SCALES, Service
 from avader.survey.sources import Source, read_unit
+from avader.survey.tables import is_number
 
 # At the start nothing is lost yet, so nobody need wait long to hear that a service is down.
 FIRST_PATIENCE = 20.0
@@ -57,7 +57,7 @@ def check_service(service: Service, source: Source, preprocessing: Preprocessing
             f"wanted a column {name!r}, came columns {', '.join(carried.names) or 'none'}; say "
             "which it is with --service.scale-column"
         )
-    if name is not None and not _is_number(carried.field(name).type):
+    if name is not None and not is_number(carried.field(name).type):
         raise InputError(f"wanted numbers, arcsec, in {name!r}, came {carried.field(name).type}")
     if preprocessing.crop > service.size:
         raise InputError(
@@ -71,10 +71,6 @@ def check_service(service: Service, source: Source, preprocessing: Preprocessing
             f"numbers from 0, or a weight for each, got bands {list(bands)}, weights "
             f"{list(weights)}"
         )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 def place_of(row: Mapping[str, Any], service: Service) -> Place:

@@ -10,9 +10,11 @@ with one object never stops the others: its row stays, with the text of its `pro
 import errno
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,15 +23,18 @@ from avader.images.checks import plain
 from avader.images.decode import MAX_BYTES
 from avader.io import storage
 from avader.plan import Unit, ranges, unit_name
-from avader.survey.tables import Columns, Layout, read_layout, read_rows
+from avader.survey.galaxy_zoo import Part, Selection, key_range, keys_of
+from avader.survey.tables import NAMES_SHOWN, Columns, Layout, is_number, read_layout, read_rows
 
-__all__ = ["Columns", "Source", "describe_row", "open_source", "read_ids", "read_unit"]
+__all__ = ["Columns", "Source", "describe_row", "open_source", "read_ids", "read_unit", "select"]
 
 # The longest ending first: it is taken off a path to make an id.
 IMAGE_SUFFIXES = (".fits.gz", ".fits", ".jpeg", ".png", ".jpg", ".fit")
 TABLE_SUFFIXES = (".parquet",)
 KINDS = "a folder or glob of .png, .jpg, .jpeg, .fits, .fit, .fits.gz files, or of .parquet tables"
 READERS = 8
+# Rows of a table whose ids are held at a time.
+SELECTED_ROWS = 100_000
 # Errors of a busy machine or network, not of the file: they stop the unit, which is tried again.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}
 
@@ -40,7 +45,7 @@ class Source:
 
     uri: as given; root: the folder that paths and ids are relative to; files: URIs in order of
     path; rows: objects of each file; sizes: bytes of each file; layout: of the tables, None for
-    image files.
+    image files. selection: which rows are taken, None for all; taken: how many they are.
     """
 
     uri: str
@@ -49,6 +54,8 @@ class Source:
     rows: tuple[int, ...]
     sizes: tuple[int, ...]
     layout: Layout | None = None
+    selection: Selection | None = None
+    taken: int | None = None
 
     @property
     def carried(self) -> pa.Schema:
@@ -63,6 +70,7 @@ class Source:
     def units(self, rows_per_shard: int) -> tuple[Unit, ...]:
         """Units of at most so many objects, in source order; a unit never spans two tables.
 
+        Where rows are selected, a unit covers so many rows of the table, and holds fewer objects.
         Sizes are among a unit's inputs, so that a plan notices a file that was replaced.
         """
         paths = [_below(self.root, file) for file in self.files]
@@ -79,6 +87,8 @@ class Source:
             ]
         else:
             shared = {"kind": "table", "root": self.root, **_layout_inputs(self.layout)}
+            if self.selection is not None:
+                shared["selection"] = asdict(self.selection)
             inputs = [
                 {**shared, "path": path, "size": size, "first": start, "rows": stop - start}
                 for path, size, count in zip(paths, self.sizes, self.rows, strict=True)
@@ -111,6 +121,56 @@ def open_source(uri: str, *, columns: Columns, reserved: Collection[str] = ()) -
     return Source(uri, root, tables, rows, tuple(storage.sizes(tables)), layout)
 
 
+def select(
+    source: Source, *, votes_column: str, min_votes: int = 0, part: Part | None = None
+) -> Source:
+    """The source with those rows alone that have the votes and, of these, are in the part.
+
+    Ids and votes of all rows are read; 8 bytes an object are held. A row without an id is in one
+    of the parts too, so that it is a reject of one of them.
+
+    Raises InputError where the source has no such columns, or no such rows.
+    """
+    if source.layout is None:
+        raise InputError(
+            f"wanted a table for --split and --min-votes, but {storage.public_uri(source.uri)} is "
+            "image files, which have no columns"
+        )
+    column = votes_column if min_votes else None
+    _check_votes(source, column)
+    chosen = replace(source, selection=Selection(column, min_votes))
+    if part is not None:
+        keys = [
+            keys_of([name for name in read_ids(unit) if name])
+            for unit in chosen.units(SELECTED_ROWS)
+        ]
+        first, last = key_range(np.concatenate(keys), part)
+        chosen = replace(source, selection=Selection(column, min_votes, first, last))
+    taken = sum(len(read_ids(unit)) for unit in chosen.units(SELECTED_ROWS))
+    if not taken:
+        raise InputError(
+            f"wanted rows with --min-votes {min_votes} and --split {part or 'all'}, came none of "
+            f"{sum(source.rows):,} in {storage.public_uri(source.uri)}"
+        )
+    return replace(chosen, taken=taken)
+
+
+def _check_votes(source: Source, column: str | None) -> None:
+    carried = source.carried
+    if column is None:
+        return
+    if column not in carried.names:
+        raise InputError(
+            f"wanted a column {column!r} of votes, came columns "
+            f"{', '.join(carried.names[:NAMES_SHOWN]) or 'none'}; say which it is with "
+            "--votes-column"
+        )
+    if not is_number(carried.field(column).type):
+        raise InputError(
+            f"wanted numbers of votes in {column!r}, came {carried.field(column).type}"
+        )
+
+
 def read_ids(unit: Unit) -> list[str]:
     """The ids of a unit, in source order, "" for a row without one; no image is read."""
     if unit.inputs["kind"] == "files":
@@ -138,6 +198,8 @@ def describe_row(unit: Unit, row: int) -> str:
     inputs = unit.inputs
     if inputs["kind"] == "files":
         return str(inputs["paths"][row])
+    if "selection" in inputs:
+        row = int(np.flatnonzero(_taken(unit, _read_rows(unit, _selecting(unit))))[row])
     return f"row {inputs['first'] + row} of {inputs['path']}"
 
 
@@ -228,6 +290,30 @@ def _table_uri(inputs: Mapping[str, Any]) -> str:
 
 
 def _rows(unit: Unit, columns: Sequence[str]) -> pa.Table:
+    """Columns of the rows of a unit, of those that are selected."""
+    if "selection" not in unit.inputs:
+        return _read_rows(unit, columns)
+    table = _read_rows(unit, list(dict.fromkeys([*columns, *_selecting(unit)])))
+    return table.filter(pa.array(_taken(unit, table))).select(list(columns))
+
+
+def _selecting(unit: Unit) -> list[str]:
+    """The columns that decide which rows are taken."""
+    names = [unit.inputs["columns"]["id"], unit.inputs["selection"]["votes_column"]]
+    return [name for name in names if name is not None]
+
+
+def _taken(unit: Unit, table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows of a unit are taken, (N,)."""
+    selection = Selection(**unit.inputs["selection"])
+    votes = None
+    if selection.votes_column is not None:
+        counts = table[selection.votes_column].cast(pa.float64())
+        votes = pc.fill_null(counts, float("nan")).to_numpy()
+    return selection.mask(_ids(table[unit.inputs["columns"]["id"]]).to_pylist(), votes)
+
+
+def _read_rows(unit: Unit, columns: Sequence[str]) -> pa.Table:
     inputs = unit.inputs
     return read_rows(
         _table_uri(inputs), first=inputs["first"], rows=inputs["rows"], columns=columns

@@ -193,8 +193,8 @@ def _check_types(schema: pa.Schema, columns: Columns, *, uri: str) -> None:
     """Raise InputError where a column cannot be what it is to be."""
     checks: list[tuple[str | None, Callable[[pa.DataType], bool], str]] = [
         (columns.id, _is_id, "the id: wanted strings or integers"),
-        (columns.ra, _is_number, "right ascension: wanted numbers, degrees"),
-        (columns.dec, _is_number, "declination: wanted numbers, degrees"),
+        (columns.ra, is_number, "right ascension: wanted numbers, degrees"),
+        (columns.dec, is_number, "declination: wanted numbers, degrees"),
         (columns.image, _is_image, "the image: wanted bytes (binary) or paths (string)"),
     ]
     for name, accepts, wanted in checks:
@@ -220,7 +220,8 @@ def _is_id(kind: pa.DataType) -> bool:
     return _is_text(kind) or bool(pa.types.is_integer(_value_type(kind)))
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
