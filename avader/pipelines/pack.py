@@ -30,8 +30,9 @@ from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit
 from avader.recipe import Preprocessing
 from avader.survey.client import Client
+from avader.survey.selection import select
 from avader.survey.services import Service
-from avader.survey.sources import Columns, Source, open_source, read_unit, select
+from avader.survey.sources import Columns, Source, open_source, read_unit
 
 # Objects that make a shard, of files and tables, and of a survey service.
 ROWS_PER_SHARD, ROWS_OF_SERVICE = 1000, 100
@@ -93,8 +94,8 @@ def _opening(settings: PackSettings, source: Source, plan: Plan, service: Servic
         what = f"{count} rows"
     if service is not None:
         what = (
-            f"cutouts of {count} positions from {service.home}, at most "
-            f"{settings.service.rate:g} a second,"
+            f"cutouts of {count} positions from {storage.public_uri(service.home)}, "
+            f"at most {settings.service.rate:g} a second,"
         )
     return f"packing {what} as {len(plan.units):,} shards into {settings.out}"
 

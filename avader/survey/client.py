@@ -8,6 +8,7 @@ start (the witness), so that an outage makes no rejects.
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ import requests
 from avader import __version__
 from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason, plain
-from avader.images.decode import MAX_BYTES
+from avader.io.storage import public_uri
 from avader.survey.services import Service
 
 # Requests that one worker has open at a time.
@@ -36,6 +37,8 @@ PASSING = {408, 425, 429, 502, 503, 504}
 OVERLOADED = {429, 503}
 BARRED = {401, 403, 407}
 WITNESSES = 5
+# What newer releases of SDSS say, with status 404, where older ones draw it.
+_OUTSIDE = re.compile(r"outside the \w+ footprint", re.IGNORECASE)
 
 
 class Pacing(Protocol):
@@ -134,8 +137,8 @@ class Client:
                 return place
             last = str(came)
         raise InputError(
-            f"wanted a cutout from {self.service.home}, got none for {len(places)} objects of the "
-            f"table (the last one: {last}); look at --service.* and at the positions"
+            f"wanted a cutout from {public_uri(self.service.home)}, got none for {len(places)} "
+            f"objects of the table (the last one: {last}); look at --service.* and at the positions"
         )
 
     def cutouts(self, places: Sequence[Place]) -> list[bytes | CutoutError]:
@@ -170,7 +173,10 @@ class Client:
             if time.monotonic() + wait - begun > self.patience:
                 if answer is not None:
                     return answer
-                raise self._ended(f"{failures} failures in a row, the last one: {reply.words}")
+                rest = f", asking for {reply.after:.0f} s of rest" if reply.after else ""
+                raise self._ended(
+                    f"{failures} failures in a row, the last one: {reply.words}{rest}"
+                )
             if reply.status in OVERLOADED:
                 self.pace.pause(wait)
             time.sleep(wait)
@@ -191,7 +197,7 @@ class Client:
                 return error
             return reply.data
         said = reply.words + " " + reply.data[:1000].decode(errors="replace")
-        outside = 400 <= reply.status < 500 and "footprint" in said
+        outside = 400 <= reply.status < 500 and _OUTSIDE.search(said) is not None
         return CutoutError(
             Reason.OUTSIDE_FOOTPRINT if outside else Reason.UNREADABLE,
             f"the service answered {reply.words}",
@@ -210,11 +216,12 @@ class Client:
                 data = bytearray()
                 for piece in response.iter_content(65536):
                     data += piece
-                    if len(data) > MAX_BYTES or time.monotonic() > limit:
-                        return Reply(0, "an answer too long to wait for")
+                    if time.monotonic() > limit:
+                        return Reply(0, f"not a whole answer in {WHOLE_SECONDS} s")
+                    if len(data) > self.service.most_bytes:
+                        break
                 words = plain(f"{response.status_code} {response.reason}".strip())
                 after = _retry_after(response.headers.get("Retry-After"))
-                words += f" (asks for {after:.0f} s of rest)" if after else ""
                 return Reply(response.status_code, words, bytes(data), after)
         except requests.RequestException as error:
             return Reply(0, plain(f"{type(error).__name__}: {error}"))
@@ -222,8 +229,8 @@ class Client:
     def _ended(self, why: str) -> InputError:
         """The error that ends the run; the other threads stop by it too."""
         self.down = (
-            f"wanted cutouts from {self.service.home}, but the service is down: {why}; what is "
-            "packed is kept: repeat the same command when the service answers again"
+            f"wanted cutouts from {public_uri(self.service.home)}, but the service is down: {why}; "
+            "what is packed is kept: repeat the same command when the service answers again"
         )
         return InputError(self.down)
 

@@ -58,6 +58,11 @@ class Service:
         """Bands of an image."""
         return 3 if self.format == "jpeg" else len(self.bands)
 
+    @property
+    def most_bytes(self) -> int:
+        """More than an image as asked for can have; what comes beyond is not read."""
+        return 8 * self.planes * self.size**2 + 2**20
+
     def scale_at(self, value: float | None) -> float:
         """Arcsec/px of an object; value: of the scale column, where there is one.
 

@@ -10,7 +10,7 @@ with one object never stops the others: its row stays, with the text of its `pro
 import errno
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,16 @@ from avader.images.checks import plain
 from avader.images.decode import MAX_BYTES
 from avader.io import storage
 from avader.plan import Unit, ranges, unit_name
-from avader.survey.galaxy_zoo import Part, Selection, key_range, keys_of
-from avader.survey.tables import NAMES_SHOWN, Columns, Layout, is_number, read_layout, read_rows
+from avader.survey.galaxy_zoo import Selection
+from avader.survey.tables import Columns, Layout, read_layout, read_rows
 
-__all__ = ["Columns", "Source", "describe_row", "open_source", "read_ids", "read_unit", "select"]
+__all__ = ["Columns", "Source", "describe_row", "open_source", "read_ids", "read_unit"]
 
 # The longest ending first: it is taken off a path to make an id.
 IMAGE_SUFFIXES = (".fits.gz", ".fits", ".jpeg", ".png", ".jpg", ".fit")
 TABLE_SUFFIXES = (".parquet",)
 KINDS = "a folder or glob of .png, .jpg, .jpeg, .fits, .fit, .fits.gz files, or of .parquet tables"
 READERS = 8
-# Rows of a table whose ids are held at a time.
-SELECTED_ROWS = 100_000
 # Errors of a busy machine or network, not of the file: they stop the unit, which is tried again.
 _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT}
 
@@ -119,56 +117,6 @@ def open_source(uri: str, *, columns: Columns, reserved: Collection[str] = ()) -
         raise InputError(f"wanted {KINDS} at {storage.public_uri(uri)}, came {others}")
     layout, rows = read_layout(tables, columns=columns, reserved=reserved)
     return Source(uri, root, tables, rows, tuple(storage.sizes(tables)), layout)
-
-
-def select(
-    source: Source, *, votes_column: str, min_votes: int = 0, part: Part | None = None
-) -> Source:
-    """The source with those rows alone that have the votes and, of these, are in the part.
-
-    Ids and votes of all rows are read; 8 bytes an object are held. A row without an id is in one
-    of the parts too, so that it is a reject of one of them.
-
-    Raises InputError where the source has no such columns, or no such rows.
-    """
-    if source.layout is None:
-        raise InputError(
-            f"wanted a table for --split and --min-votes, but {storage.public_uri(source.uri)} is "
-            "image files, which have no columns"
-        )
-    column = votes_column if min_votes else None
-    _check_votes(source, column)
-    chosen = replace(source, selection=Selection(column, min_votes))
-    if part is not None:
-        keys = [
-            keys_of([name for name in read_ids(unit) if name])
-            for unit in chosen.units(SELECTED_ROWS)
-        ]
-        first, last = key_range(np.concatenate(keys), part)
-        chosen = replace(source, selection=Selection(column, min_votes, first, last))
-    taken = sum(len(read_ids(unit)) for unit in chosen.units(SELECTED_ROWS))
-    if not taken:
-        raise InputError(
-            f"wanted rows with --min-votes {min_votes} and --split {part or 'all'}, came none of "
-            f"{sum(source.rows):,} in {storage.public_uri(source.uri)}"
-        )
-    return replace(chosen, taken=taken)
-
-
-def _check_votes(source: Source, column: str | None) -> None:
-    carried = source.carried
-    if column is None:
-        return
-    if column not in carried.names:
-        raise InputError(
-            f"wanted a column {column!r} of votes, came columns "
-            f"{', '.join(carried.names[:NAMES_SHOWN]) or 'none'}; say which it is with "
-            "--votes-column"
-        )
-    if not is_number(carried.field(column).type):
-        raise InputError(
-            f"wanted numbers of votes in {column!r}, came {carried.field(column).type}"
-        )
 
 
 def read_ids(unit: Unit) -> list[str]:

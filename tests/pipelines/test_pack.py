@@ -15,7 +15,8 @@ from avader.io.manifest import read_manifest
 from avader.pipelines import pack, verify
 from avader.pipelines.duplicates import repeated_rows
 from avader.recipe import Preprocessing
-from avader.survey.sources import Columns, open_source, read_ids, select
+from avader.survey.selection import select
+from avader.survey.sources import Columns, open_source, read_ids
 from tests.tiny import (
     PREPROCESSING,
     galaxy,

@@ -4,6 +4,7 @@ Images are drawn from position, scale and size alone, so that a test knows what 
 come by a schedule: the n-th request for one object meets the n-th fault of its list.
 """
 
+import contextlib
 import io
 import threading
 import time
@@ -60,14 +61,17 @@ def fits_cube(light: np.ndarray, bands: str) -> bytes:
 class Service:
     """The server in a thread: `url`, what was asked, and which faults come.
 
-    faults: by (ra, dec) as asked, the kinds of the first requests for it; see Handler.
+    faults: from "ra,dec" as asked and the number of the request for it, from 0, the fault that it
+    meets: "" for none; "status:503", with "+0.5" for Retry-After; "html" (an error page with
+    status 200); "outside" (said with status 404); "reset"; "slow:0.5" (seconds); "cut" and
+    "cut-unseen" (half a body, with and without its length); "size" (8 px less than asked);
+    "endless".
     """
 
     def __init__(self) -> None:
         self.faults: Callable[[str, int], str] = lambda place, number: ""
         self.counts: Counter[str] = Counter()
         self.requests: list[tuple[float, str, dict[str, str], str]] = []
-        self.open = self.most_open = 0
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"of": self}))
         self.server.daemon_threads = True
@@ -106,14 +110,26 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "status":
             status, _, after = value.partition("+")
             self.answer(int(status), "text/html", HTML, **({"Retry-After": after} if after else {}))
+        elif kind == "outside":
+            self.answer(404, "text/plain", b"Requested (ra, dec) is outside the SDSS footprint.")
         elif kind == "html":
             self.answer(200, "text/html", HTML)
+        elif kind == "endless":
+            self.endless()
         elif kind == "reset":
             self.connection.close()
         else:
             if kind == "slow":
                 time.sleep(float(value))
             self.image(parts.path, query, kind)
+
+    def endless(self) -> None:
+        """Bytes without an end, until the client has had enough."""
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(bytes(2**16))
 
     def image(self, path: str, query: dict[str, str], kind: str) -> None:
         size = int(query.get("size") or query["width"])

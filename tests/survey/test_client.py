@@ -17,7 +17,7 @@ from avader.survey.client import Client, Pace, Place
 from avader.survey.services import Service
 from tests.processes import wait_for
 from tests.survey import server
-from tests.survey.server import HTML, SDSS_PATH, schedule
+from tests.survey.server import SDSS_PATH, schedule
 
 HERE, SOUTH = Place(150.1, 2.2, 0.4), Place(150.1, -60.0, 0.4)
 PLACES = [Place(10 + number / 7, number / 9, 0.3) for number in range(40)]
@@ -112,9 +112,29 @@ class TestFaults:
 
     def test_longer_rest_than_patience_is_not_waited_for(self, web):
         web.faults = always("status:503+3600")
-        with pytest.raises(InputError, match="asks for 3600 s of rest"):
+        with pytest.raises(InputError, match="503 Service Unavailable, asking for 3600 s of rest"):
             client(web).cutout(HERE)
         assert len(web.requests) == 1
+
+    def test_slow_trickle_is_a_failure(self, web, monkeypatch):
+        monkeypatch.setattr(module, "WHOLE_SECONDS", 0.1)
+        web.faults = lambda place, number: "slow:0.3" if number == 0 else ""
+        assert isinstance(client(web).cutout(HERE), bytes)
+        assert web.counts["150.1000000,2.2000000"] == 2
+
+    def test_endless_answer_is_not_read_to_its_end(self, web):
+        web.faults = lambda place, number: "endless" if place.startswith("150.1") else ""
+        bad, good = client(web, witness=PLACES[0]).cutouts([HERE, PLACES[1]])
+        assert bad.reason is Reason.NOT_AN_IMAGE
+        assert isinstance(good, bytes)
+
+    def test_passwords_of_a_mirror_are_not_told(self, web):
+        web.stop()
+        home = web.url.replace("//", "//user:secret@")
+        with pytest.raises(InputError) as caught:
+            client(web, patience=0.1, home=home).cutout(HERE)
+        assert web.url in str(caught.value)
+        assert "secret" not in str(caught.value)
 
     def test_barred(self, web):
         web.faults = always("status:403")
@@ -176,6 +196,12 @@ class TestRefusals:
         assert came.reason is Reason.OUTSIDE_FOOTPRINT
         assert len(web.requests) == 1
 
+    def test_outside_the_footprint_in_words(self, web):
+        web.faults = always("outside")
+        came = client(web, witness=PLACES[0]).cutouts([HERE])
+        assert [answer.reason for answer in came] == [Reason.OUTSIDE_FOOTPRINT]
+        assert len(web.requests) == 1
+
     def test_outside_the_footprint_in_fits_names_the_band(self, web):
         came = client(web, "legacy", format="fits").cutout(SOUTH)
         assert (
@@ -230,7 +256,7 @@ class TestPace:
     def test_the_server_sees_the_rate(self, web):
         client(web, rate=40).cutouts(PLACES[:20])
         times = sorted(when for when, *_ in web.requests)
-        assert times[-1] - times[0] >= 19 / 40 - 0.05
+        assert times[-1] - times[0] > 0.75 * 19 / 40
 
 
 class TestScale:
@@ -254,11 +280,6 @@ def test_retry_after_in_seconds_or_as_a_date():
     assert module._retry_after(None) == module._retry_after("soon") == 0
     assert module._retry_after(then) == 0
     assert 3500 < module._retry_after(email.utils.formatdate(time.time() + 3600)) < 3601
-
-
-def test_the_error_page_is_no_image():
-    with pytest.raises(CutoutError, match="perhaps a service's error message"):
-        decode_image(HTML)
 
 
 def test_real_cutouts_are_not_blank(real_data, web):

@@ -13,7 +13,8 @@ import pytest
 from avader.errors import InputError
 from avader.plan import Unit
 from avader.survey.galaxy_zoo import PARTS, Selection, key_range, keys_of, part_sizes
-from avader.survey.sources import Columns, Source, describe_row, open_source, read_ids, select
+from avader.survey.selection import select
+from avader.survey.sources import Columns, Source, describe_row, open_source, read_ids
 from tests.survey.samples import everything, opened, table, write
 
 PAPER = {"train": 159_600, "validation": 5_000, "test": 41_100}
