@@ -9,6 +9,10 @@ class InputError(ValueError):
     """
 
 
+class HaltError(InputError):
+    """Bad input that every unit of a run would meet, such as a storage that refuses all writes."""
+
+
 class UnfinishedError(RuntimeError):
     """Some units of work were set aside and all else is done; exit code 3.
 

@@ -19,7 +19,7 @@ THIRD_PARTY = {
     "config": {"numpy", "pydantic", "pydantic_settings"},
     "recipes": set(),
     "images": {"numpy", "PIL", "astropy"},
-    "survey": {"numpy", "pyarrow"},
+    "survey": {"numpy", "pyarrow"},  # and one HTTP client, in client.py
     "mixture": NUMERIC,
     "model": NUMERIC,
     "training": NUMERIC,
@@ -39,6 +39,7 @@ EXCEPTIONS = {
     "images/source.py": {"scipy"},
     # Splines: Pillow's bicubic transform errs by 2 % of a small galaxy's peak.
     "images/orientation.py": {"scipy"},
+    "survey/client.py": {"requests"},
     "survey/mock.py": {"galsim"},
     # k-means and EM.
     "mixture/initial.py": {"sklearn"},

@@ -22,6 +22,9 @@ class Reason(StrEnum):
     DUPLICATE_ID = "duplicate_id"
     NO_ID = "no_id"
     BAD_POSITION = "bad_position"
+    BAD_SCALE = "bad_scale"
+    WRONG_SIZE = "wrong_size"
+    OUTSIDE_FOOTPRINT = "outside_footprint"
     NOT_FINITE = "not_finite"
 
 
@@ -38,6 +41,10 @@ REASON_MEANINGS = {
     Reason.DUPLICATE_ID: "an object earlier in the source has the same id, and stands for it",
     Reason.NO_ID: "the id is null or empty",
     Reason.BAD_POSITION: "right ascension or declination is missing or out of range",
+    Reason.BAD_SCALE: "the column that sets the cutout's scale is missing, not positive, or beyond "
+    "what the survey service draws",
+    Reason.WRONG_SIZE: "the survey service sent another size than it was asked for",
+    Reason.OUTSIDE_FOOTPRINT: "the survey has no image of the place, or of less than half of it",
     Reason.NOT_FINITE: "the model gives no finite latent for the image",
 }
 

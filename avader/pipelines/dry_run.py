@@ -19,12 +19,14 @@ class Trial:
     """A piece of a run's work in this process.
 
     rows: objects of the whole run. size: bytes that it reads, 0 for none. start: called once, gives
-    the function that does the piece.
+    the function that does the piece; None where pace says it all: objects a second of all workers
+    together.
     """
 
     rows: int
     size: int
-    start: Callable[[], Callable[[], UnitRows]]
+    start: Callable[[], Callable[[], UnitRows]] | None = None
+    pace: float = 0.0
 
 
 def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, *, workers: int) -> None:
@@ -37,23 +39,35 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, *, workers: int) -
     done = shards.done_units(out)
     left = len(plan.remaining(done))
     rows = trial.rows * left // max(1, len(plan.units))
-    work = trial.start()
+    before = f", {len(plan.units) - left:,} of them done before" if done else ""
+    say(f"dry run: nothing is written to {settings.out}")
+    say(f"  {len(plan.units):,} units{before}; {rows:,} objects to do")
+    if trial.start is None:
+        took = duration(rows / trial.pace)
+        say(f"  takes at least {took}, at {trial.pace:g} objects a second of all workers together")
+    else:
+        _say_measured(
+            trial, trial.start(), rows, share=left / max(1, len(plan.units)), workers=workers
+        )
+    for machine in settings.machines:
+        say(f"  {cost_line(machine, rows)}")
+
+
+def _say_measured(
+    trial: Trial, work: Callable[[], UnitRows], rows: int, *, share: float, workers: int
+) -> None:
+    """Bytes and time of so many rows, a share of all, from a piece of the work that is timed."""
     work()  # the first one also loads what is needed
     began = time.perf_counter()
     made = work()
     rate = made.rows_in / (time.perf_counter() - began)
     written = len(shards.parquet_bytes(made.table)) * rows // made.rows_in
-    before = f", {len(plan.units) - left:,} of them done before" if done else ""
-    say(f"dry run: nothing is written to {settings.out}")
-    say(f"  {len(plan.units):,} units{before}; {rows:,} objects to do")
-    reads = f"reads {size(trial.size * left // max(1, len(plan.units)))}, " if trial.size else ""
+    reads = f"reads {size(round(trial.size * share))}, " if trial.size else ""
     say(f"  {reads}writes about {size(written)}")
     say(
         f"  takes about {duration(rows / (rate * workers))} besides Ray's start: {workers} "
         f"worker(s) of {rate:,.1f} objects a second each, as {made.rows_in} were done here"
     )
-    for machine in settings.machines:
-        say(f"  {cost_line(machine, rows)}")
 
 
 def cost_line(machine: Machine, rows: int) -> str:

@@ -1,7 +1,7 @@
 """`pack`: cutouts of any source become shards of model-ready pixels with a manifest."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,23 +16,38 @@ from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason
 from avader.images.cutouts import Cutout, output_bands, prepare
 from avader.images.decode import decode_image
-from avader.io import shards, storage
+from avader.io import manifest, shards, storage
 from avader.io.models import read_model
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.duplicates import Duplicates, find_duplicates
 from avader.pipelines.progress import Progress, say
+from avader.pipelines.services import (
+    SharedPace,
+    check_service,
+    find_witness,
+    place_of,
+    service_of,
+)
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
+from avader.survey.client import Client
+from avader.survey.selection import select
+from avader.survey.services import Service
 from avader.survey.sources import Columns, Source, open_source, read_unit
+
+# Objects that make a shard, of files and tables, and of a survey service.
+ROWS_PER_SHARD, ROWS_OF_SERVICE = 1000, 100
 
 
 def run(settings: PackSettings) -> None:
     """Pack a source. Raises InputError for bad input before any work starts."""
-    preprocessing = _preprocessing(settings)
-    source = _open(settings)
-    plan = _plan(settings, source, preprocessing)
+    out, preprocessing = storage.absolute(settings.out), _preprocessing(settings)
+    source, service = _open(settings), service_of(settings.service)
+    if service is not None:
+        check_service(service, source, preprocessing)
+    plan = _plan(settings, source, preprocessing, service)
     columns = schema.cutout_schema(
         tuple(plan.settings["shape"]),
         dtype=preprocessing.dtype,
@@ -41,23 +56,28 @@ def run(settings: PackSettings) -> None:
         carried=source.carried,
     )
 
+    asked = settings.service.model_dump(include={"rate", "patience"})
+    witness = None
+    if service is not None and not settings.dry_run and not manifest.is_finished(out):
+        witness = find_witness(service, plan.units, **asked)
+
     def prepare() -> list[Stage]:
         worker = PackUnit(preprocessing, columns, find_duplicates(plan.units))
-        return [Stage("pack", lambda: worker, pooled=True)]
+        if service is None:
+            return [Stage("pack", lambda: worker, pooled=True)]
+        pace = SharedPace(settings.service.rate)
+
+        def asking() -> PackUnit:
+            return replace(worker, client=Client(service, pace, witness=witness, **asked))
+
+        return [Stage("pack", asking, pooled=True)]
 
     written = finish_folder(
         plan,
         settings,
-        opening=f"packing {len(source.files):,} files as {len(plan.units):,} shards "
-        f"into {settings.out}",
+        opening=_opening(settings, source, plan, service),
         prepare=prepare,
-        trial=Trial(
-            sum(source.rows),
-            sum(source.sizes),
-            lambda: partial(
-                PackUnit(preprocessing, columns, Duplicates({})), source.units(TRIAL_ROWS)[0], None
-            ),
-        ),
+        trial=_trial(settings, source, service, PackUnit(preprocessing, columns, Duplicates({}))),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
     )
@@ -67,6 +87,33 @@ def run(settings: PackSettings) -> None:
             f"packed {totals['rows']:,} cutouts of {totals['rows_in']:,} "
             f"({totals['rejects']:,} rejects) into {settings.out}"
         )
+
+
+def _trial(
+    settings: PackSettings, source: Source, service: Service | None, worker: "PackUnit"
+) -> Trial:
+    rows = sum(source.rows) if source.taken is None else source.taken
+    if service is not None:  # it is not asked for a dry run
+        return Trial(rows, 0, pace=settings.service.rate)
+    return Trial(
+        rows, sum(source.sizes), lambda: partial(worker, source.units(TRIAL_ROWS)[0], None)
+    )
+
+
+def _opening(settings: PackSettings, source: Source, plan: Plan, service: Service | None) -> str:
+    """The line said before work starts."""
+    count = f"{sum(source.rows):,}"
+    if source.taken is not None:
+        count = f"{source.taken:,} of {count}"
+    what = f"{len(source.files):,} files"
+    if source.taken is not None:
+        what = f"{count} rows"
+    if service is not None:
+        what = (
+            f"cutouts of {count} positions from {storage.public_uri(service.home)}, "
+            f"at most {settings.service.rate:g} a second,"
+        )
+    return f"packing {what} as {len(plan.units):,} shards into {settings.out}"
 
 
 def _preprocessing(settings: PackSettings) -> Preprocessing:
@@ -83,13 +130,29 @@ def _open(settings: PackSettings) -> Source:
         id=settings.id_column,
         ra=settings.ra_column,
         dec=settings.dec_column,
-        image=settings.image_column,
+        image=settings.image_column if settings.service.name == "none" else None,
     )
-    return open_source(storage.absolute(settings.source), columns=columns, reserved=schema.RESERVED)
+    uri = storage.absolute(settings.source)
+    source = open_source(uri, columns=columns, reserved=schema.RESERVED)
+    if settings.split == "all" and not settings.min_votes:
+        return source
+    return select(
+        source,
+        votes_column=settings.votes_column,
+        min_votes=settings.min_votes,
+        part=None if settings.split == "all" else settings.split,
+    )
 
 
-def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) -> Plan:
-    units = source.units(settings.rows_per_shard)
+def _plan(
+    settings: PackSettings,
+    source: Source,
+    preprocessing: Preprocessing,
+    service: Service | None,
+) -> Plan:
+    usual = ROWS_PER_SHARD if service is None else ROWS_OF_SERVICE
+    rows_per_shard = settings.rows_per_shard or usual
+    units = source.units(rows_per_shard)
     return Plan(
         kind="cutouts",
         settings={
@@ -97,9 +160,13 @@ def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) 
             "columns": settings.model_dump(
                 include={"id_column", "ra_column", "dec_column", "image_column"}
             ),
-            "rows_per_shard": settings.rows_per_shard,
+            "selection": None
+            if source.taken is None
+            else settings.model_dump(include={"split", "min_votes", "votes_column"}),
+            "rows_per_shard": rows_per_shard,
+            "service": None if service is None else service.content,
             "preprocessing": preprocessing.model_dump(mode="json"),
-            "shape": _shape(units, preprocessing),
+            "shape": _shape(units, preprocessing, service),
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
@@ -107,12 +174,18 @@ def _plan(settings: PackSettings, source: Source, preprocessing: Preprocessing) 
     )
 
 
-def _shape(units: Sequence[Unit], preprocessing: Preprocessing) -> tuple[int, int, int]:
-    """(C, H, W) of the packed pixels: where the bands are not declared, the first good cutout's.
+def _shape(
+    units: Sequence[Unit], preprocessing: Preprocessing, service: Service | None
+) -> tuple[int, int, int]:
+    """(C, H, W) of the packed pixels: where the bands are not declared, the service's, or the
+    first good cutout's.
 
     Raises InputError where it needs a good cutout and there is none.
     """
-    bands = output_bands(preprocessing) or _first_bands(units, preprocessing)
+    bands = output_bands(preprocessing)
+    if bands is None and service is not None:
+        bands = service.planes
+    bands = bands or _first_bands(units, preprocessing)
     return bands, preprocessing.size, preprocessing.size
 
 
@@ -132,11 +205,15 @@ def _first_bands(units: Sequence[Unit], preprocessing: Preprocessing) -> int:
 
 @dataclass(frozen=True)
 class PackUnit:
-    """Packs one unit: all that a worker process needs to know."""
+    """Packs one unit: all that a worker process needs to know.
+
+    client: the worker's own connections to a survey service, where images come from one.
+    """
 
     preprocessing: Preprocessing
     schema: pa.Schema
     duplicates: Duplicates
+    client: Client | None = None
 
     def __call__(self, unit: Unit, _: None) -> UnitRows:
         """Read, check and prepare a unit's cutouts."""
@@ -145,9 +222,11 @@ class PackUnit:
         cutouts: list[Cutout] = []
         rejects: list[rows.Reject] = []
         repeated = self.duplicates.of(unit.name)
+        answers = self._ask(source, repeated)
         for number, row in enumerate(_light_rows(source)):
             try:
-                cutouts.append(self._prepare(row, repeated.get(number)))
+                self._check(row, repeated.get(number))
+                cutouts.append(self._prepare(answers.get(number, row["image"])))
                 kept.append(number)
             except CutoutError as error:
                 rejects.append(rows.Reject(row["object_id"] or "", error.reason, error.detail))
@@ -159,8 +238,22 @@ class PackUnit:
             rejects=rows.reject_table(rejects, unit.name),
         )
 
-    def _prepare(self, row: Mapping[str, Any], repeated: str | None) -> Cutout:
-        """The row's cutout. Raises CutoutError with the first thing that is wrong with the row."""
+    def _ask(self, source: pa.Table, repeated: Mapping[int, str]) -> dict[int, bytes | CutoutError]:
+        """What the survey service gives for the rows that have nothing wrong so far, by row."""
+        if self.client is None:
+            return {}
+        service, places, answers = self.client.service, {}, {}
+        for number, row in enumerate(_light_rows(source, service.scale_column)):
+            try:
+                self._check(row, repeated.get(number))
+                places[number] = place_of(row, service)
+            except CutoutError as error:
+                answers[number] = error
+        came = self.client.cutouts(list(places.values()))
+        return answers | dict(zip(places, came, strict=True))
+
+    def _check(self, row: Mapping[str, Any], repeated: str | None) -> None:
+        """Raise CutoutError with the first thing that is wrong with a row, but for its image."""
         if repeated is not None:
             raise CutoutError(Reason.DUPLICATE_ID, repeated)
         if not row["object_id"]:
@@ -169,7 +262,12 @@ class PackUnit:
             raise CutoutError(Reason.UNREADABLE, row["problem"])
         if "ra" in row and (problem := position_problem(row["ra"], row["dec"])):
             raise CutoutError(Reason.BAD_POSITION, problem)
-        cutout = prepare(decode_image(row["image"]), self.preprocessing)
+
+    def _prepare(self, image: bytes | CutoutError) -> Cutout:
+        """The cutout in an image. Raises CutoutError with what is wrong with it."""
+        if isinstance(image, CutoutError):
+            raise image
+        cutout = prepare(decode_image(image), self.preprocessing)
         wanted = tuple(self.schema.field("image").type.shape)
         if cutout.pixels.shape != wanted:
             raise CutoutError(
@@ -209,11 +307,11 @@ def _source_columns(cutouts: Sequence[Cutout], wanted: pa.Schema) -> dict[str, n
     return columns
 
 
-def _light_rows(source: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows one by one, without the carried columns."""
+def _light_rows(source: pa.Table, extra: str | None = None) -> Iterator[dict[str, Any]]:
+    """The rows one by one, without the carried columns but one, where it is named."""
     needed = [
         name
-        for name in ("object_id", "ra", "dec", "image", "problem")
+        for name in ("object_id", "ra", "dec", "image", "problem", extra)
         if name in source.column_names
     ]
     for batch in source.select(needed).to_batches(max_chunksize=64):

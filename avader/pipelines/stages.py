@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from avader.errors import InputError
+from avader.errors import HaltError, InputError
 from avader.io import shards
 from avader.pipelines.board import Lines
 from avader.pipelines.progress import duration
@@ -60,13 +60,15 @@ class UnitRows:
 class Outcome:
     """A unit that left the last stage, with a receipt or a problem.
 
-    unusable: whether the problem lies in what was read, so that trying again does not help.
+    unusable: whether the problem lies in what was read, so that trying again does not help. halts:
+    whether every unit would meet it.
     """
 
     unit: str
     receipt: Receipt | None
     problem: str = ""
     unusable: bool = False
+    halts: bool = False
 
 
 def write_stage(out: str) -> Stage:
@@ -75,9 +77,12 @@ def write_stage(out: str) -> Stage:
 
 
 def _write(out: str, unit: Unit, made: UnitRows) -> Receipt:
-    return shards.write_unit(
-        out, unit, rows_in=made.rows_in, table=made.table, rejects=made.rejects
-    )
+    try:
+        return shards.write_unit(
+            out, unit, rows_in=made.rows_in, table=made.table, rejects=made.rejects
+        )
+    except InputError as error:  # the folder refuses: no permission, no room, no bucket
+        raise HaltError(str(error)) from error
 
 
 class Attempts(Lines):
@@ -126,14 +131,14 @@ class Worker:
                     self.do = self.do or self.stage.make()
                     made = self.do(unit, before)
             except InputError as error:
-                return self._failed(unit, str(error), unusable=True)
+                return self._failed(unit, str(error), error)
             except Exception as error:  # noqa: BLE001  # whatever it is, others go on
                 text = traceback.format_exception_only(error)[-1].strip()
                 problem = f"{text} (in {self.stage.name}, {TRIES} times)"
             else:
                 self._end(unit)
                 return block_of(unit, made)
-        return self._failed(unit, problem, unusable=False)
+        return self._failed(unit, problem)
 
     def _begin(self, unit: Unit) -> int:
         attempt = self.attempts.begin.remote(unit.name, self.stage.name, self.limit)
@@ -142,9 +147,10 @@ class Worker:
     def _end(self, unit: Unit) -> None:
         self.attempts.end.remote(unit.name, self.stage.name)
 
-    def _failed(self, unit: Unit, problem: str, *, unusable: bool) -> pa.Table:
+    def _failed(self, unit: Unit, problem: str, error: InputError | None = None) -> pa.Table:
         self._end(unit)
-        return block_of(unit, None, problem=json.dumps([problem, unusable]))
+        told = [problem, error is not None, isinstance(error, HaltError)]
+        return block_of(unit, None, problem=json.dumps(told))
 
 
 def block_of(unit: Unit, made: Any, problem: str = "") -> pa.Table:
@@ -164,8 +170,7 @@ def outcome_of(block: pa.Table) -> Outcome:
     problem = block["problem"][0].as_py()
     if not problem:
         return Outcome(unit.name, receipt)
-    text, unusable = json.loads(problem)
-    return Outcome(unit.name, None, text, unusable)
+    return Outcome(unit.name, None, *json.loads(problem))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import ray
 import ray.data
 
 from avader.config import UnitSettings
-from avader.errors import InputError, UnfinishedError
+from avader.errors import HaltError, InputError, UnfinishedError
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.board import Board, reading
@@ -125,7 +125,9 @@ def _named(plan: Plan, done: set[str]) -> list[str]:
 
 
 def _check_hope(aside: Sequence[Outcome], receipts: Mapping[str, Receipt]) -> None:
-    """Raise InputError where so many units were unusable, and no other, that all will be."""
+    """Raise InputError where all units will meet the problem: it says so, or all so far did."""
+    if aside[-1].halts:
+        raise HaltError(aside[-1].problem)
     if len(aside) >= HOPELESS and not receipts and all(outcome.unusable for outcome in aside):
         raise InputError(aside[0].problem)
 

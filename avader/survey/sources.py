@@ -1,5 +1,7 @@
 """Where cutouts come from: folders and globs of image files, and Parquet tables.
 
+A table may hold images, paths of images, or positions alone, for a survey service (`client`).
+
 A source is opened once, which finds everything that is wrong with it as a whole; it is then cut
 into units, whose inputs alone tell a worker what to read. Order: path, then row. What is wrong
 with one object never stops the others: its row stays, with the text of its `problem`.
@@ -11,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +23,7 @@ from avader.images.checks import plain
 from avader.images.decode import MAX_BYTES
 from avader.io import storage
 from avader.plan import Unit, ranges, unit_name
+from avader.survey.galaxy_zoo import Selection
 from avader.survey.tables import Columns, Layout, read_layout, read_rows
 
 __all__ = ["Columns", "Source", "describe_row", "open_source", "read_ids", "read_unit"]
@@ -38,7 +43,7 @@ class Source:
 
     uri: as given; root: the folder that paths and ids are relative to; files: URIs in order of
     path; rows: objects of each file; sizes: bytes of each file; layout: of the tables, None for
-    image files.
+    image files. selection: which rows are taken, None for all; taken: how many they are.
     """
 
     uri: str
@@ -47,6 +52,8 @@ class Source:
     rows: tuple[int, ...]
     sizes: tuple[int, ...]
     layout: Layout | None = None
+    selection: Selection | None = None
+    taken: int | None = None
 
     @property
     def carried(self) -> pa.Schema:
@@ -61,6 +68,7 @@ class Source:
     def units(self, rows_per_shard: int) -> tuple[Unit, ...]:
         """Units of at most so many objects, in source order; a unit never spans two tables.
 
+        Where rows are selected, a unit covers so many rows of the table, and holds fewer objects.
         Sizes are among a unit's inputs, so that a plan notices a file that was replaced.
         """
         paths = [_below(self.root, file) for file in self.files]
@@ -77,6 +85,8 @@ class Source:
             ]
         else:
             shared = {"kind": "table", "root": self.root, **_layout_inputs(self.layout)}
+            if self.selection is not None:
+                shared["selection"] = asdict(self.selection)
             inputs = [
                 {**shared, "path": path, "size": size, "first": start, "rows": stop - start}
                 for path, size, count in zip(paths, self.sizes, self.rows, strict=True)
@@ -123,8 +133,8 @@ def read_unit(unit: Unit) -> pa.Table:
 
     Columns: object_id (string, "" where there is none), ra and dec (float64, degrees; where the
     source has positions; null as in the source), image (binary, null where the bytes could not
-    be had), problem (string; why not, or that there is no id; null where all is well), then the
-    carried columns.
+    be had, and in a table of positions), problem (string; why not, or that there is no id; null
+    where all is well), then the carried columns.
     """
     if unit.inputs["kind"] == "files":
         return _read_files(unit)
@@ -136,6 +146,8 @@ def describe_row(unit: Unit, row: int) -> str:
     inputs = unit.inputs
     if inputs["kind"] == "files":
         return str(inputs["paths"][row])
+    if "selection" in inputs:
+        row = int(np.flatnonzero(_taken(unit, _read_rows(unit, _selecting(unit))))[row])
     return f"row {inputs['first'] + row} of {inputs['path']}"
 
 
@@ -201,13 +213,8 @@ def _read_table(unit: Unit) -> pa.Table:
     inputs, names = unit.inputs, unit.inputs["columns"]
     wanted = [name for name in names.values() if name is not None]
     table = _rows(unit, [*wanted, *inputs["carried"]])
-    ids, image = _ids(table[names["id"]]), table[names["image"]]
-    if inputs["image_is_path"]:
-        folder = storage.parent(_table_uri(inputs))
-        image, problem = _read_images(folder, image.to_pylist())
-    else:
-        image = image.cast(pa.binary())
-        problem = [None if there else "the image is null" for there in image.is_valid().to_pylist()]
+    ids = _ids(table[names["id"]])
+    image, problem = _images(unit, table)
     columns = {"object_id": ids}
     if names["ra"] is not None:
         columns |= {axis: table[names[axis]].cast(pa.float64()) for axis in ("ra", "dec")}
@@ -215,11 +222,46 @@ def _read_table(unit: Unit) -> pa.Table:
     return pa.table(columns | {name: table[name] for name in inputs["carried"]})
 
 
+def _images(unit: Unit, table: pa.Table) -> tuple[pa.Array, list[str | None]]:
+    """The images of a table's rows and why one is not there; null in a table of positions."""
+    inputs, name = unit.inputs, unit.inputs["columns"]["image"]
+    if name is None:
+        return pa.nulls(table.num_rows, pa.binary()), [None] * table.num_rows
+    if inputs["image_is_path"]:
+        return _read_images(storage.parent(_table_uri(inputs)), table[name].to_pylist())
+    image = table[name].cast(pa.binary())
+    return image, [None if there else "the image is null" for there in image.is_valid().to_pylist()]
+
+
 def _table_uri(inputs: Mapping[str, Any]) -> str:
     return storage.join(inputs["root"], inputs["path"])
 
 
 def _rows(unit: Unit, columns: Sequence[str]) -> pa.Table:
+    """Columns of the rows of a unit, of those that are selected."""
+    if "selection" not in unit.inputs:
+        return _read_rows(unit, columns)
+    table = _read_rows(unit, list(dict.fromkeys([*columns, *_selecting(unit)])))
+    return table.filter(pa.array(_taken(unit, table))).select(list(columns))
+
+
+def _selecting(unit: Unit) -> list[str]:
+    """The columns that decide which rows are taken."""
+    names = [unit.inputs["columns"]["id"], unit.inputs["selection"]["votes_column"]]
+    return [name for name in names if name is not None]
+
+
+def _taken(unit: Unit, table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Which rows of a unit are taken, (N,)."""
+    selection = Selection(**unit.inputs["selection"])
+    votes = None
+    if selection.votes_column is not None:
+        counts = table[selection.votes_column].cast(pa.float64())
+        votes = pc.fill_null(counts, float("nan")).to_numpy()
+    return selection.mask(_ids(table[unit.inputs["columns"]["id"]]).to_pylist(), votes)
+
+
+def _read_rows(unit: Unit, columns: Sequence[str]) -> pa.Table:
     inputs = unit.inputs
     return read_rows(
         _table_uri(inputs), first=inputs["first"], rows=inputs["rows"], columns=columns

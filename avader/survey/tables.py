@@ -27,12 +27,15 @@ READERS = 16
 
 @dataclass(frozen=True)
 class Columns:
-    """Names in the table. ra, dec: None takes a column of that name if it is there."""
+    """Names in the table. ra, dec: None takes a column of that name if it is there.
+
+    image: None for a table without images, whose positions are asked of a survey service.
+    """
 
     id: str = "object_id"
     ra: str | None = None
     dec: str | None = None
-    image: str = "image"
+    image: str | None = "image"
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def _layout(schema: pa.Schema, *, columns: Columns, reserved: Collection[str], u
     used = {columns.id, columns.ra, columns.dec, columns.image}
     carried = pa.schema([field for field in schema if field.name not in used])
     _check_carried(carried.names, reserved=reserved, uri=uri)
-    return Layout(columns, _is_text(schema.field(columns.image).type), carried)
+    is_path = columns.image is not None and _is_text(schema.field(columns.image).type)
+    return Layout(columns, is_path, carried)
 
 
 def _resolve(schema: pa.Schema, *, columns: Columns, uri: str) -> Columns:
@@ -189,8 +193,8 @@ def _check_types(schema: pa.Schema, columns: Columns, *, uri: str) -> None:
     """Raise InputError where a column cannot be what it is to be."""
     checks: list[tuple[str | None, Callable[[pa.DataType], bool], str]] = [
         (columns.id, _is_id, "the id: wanted strings or integers"),
-        (columns.ra, _is_number, "right ascension: wanted numbers, degrees"),
-        (columns.dec, _is_number, "declination: wanted numbers, degrees"),
+        (columns.ra, is_number, "right ascension: wanted numbers, degrees"),
+        (columns.dec, is_number, "declination: wanted numbers, degrees"),
         (columns.image, _is_image, "the image: wanted bytes (binary) or paths (string)"),
     ]
     for name, accepts, wanted in checks:
@@ -216,7 +220,8 @@ def _is_id(kind: pa.DataType) -> bool:
     return _is_text(kind) or bool(pa.types.is_integer(_value_type(kind)))
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def is_number(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds numbers."""
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 

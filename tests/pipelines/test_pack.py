@@ -15,6 +15,8 @@ from avader.io.manifest import read_manifest
 from avader.pipelines import pack, verify
 from avader.pipelines.duplicates import repeated_rows
 from avader.recipe import Preprocessing
+from avader.survey.selection import select
+from avader.survey.sources import Columns, open_source, read_ids
 from tests.tiny import (
     PREPROCESSING,
     galaxy,
@@ -238,3 +240,33 @@ class TestSource:
         catalogue = packed(source, tmp_path / "out", preprocessing=both, rows_per_shard=2)
         assert catalogue.manifest.totals == {"rows_in": 3, "rows": 1, "rejects": 2}
         verify.run(VerifySettings(catalogue=str(tmp_path / "out")))
+
+
+def test_a_part_of_a_table(ray_session, tmp_path, monkeypatch):
+    """What is not selected is neither packed nor refused; rows keep their place in the table."""
+    votes = np.where(np.arange(COUNT) < 4, 36, 37)
+    source = write_table(tmp_path / "t.parquet", COUNT, total_classifications=votes)
+    asked = {"votes_column": "total_classifications", "min_votes": 37, "part": "validation"}
+    chosen = select(open_source(source, columns=Columns()), **asked)
+    (name,) = [name for unit in chosen.units(COUNT) for name in read_ids(unit)]
+    row = int(name[1:])
+    # Once more in the last shard: both are of the same part, and the first shard has neither.
+    names = [f"g{number:04d}" for number in range(COUNT)]
+    names[-1] = name
+    assert 16 <= row < COUNT - 1
+    write_table(tmp_path / "t.parquet", COUNT, object_id=names, total_classifications=votes)
+    said = []
+    monkeypatch.setattr("avader.pipelines.units.say", said.append)
+    catalogue = packed(source, tmp_path / "out", split="validation", min_votes=37)
+    verify.run(VerifySettings(catalogue=str(tmp_path / "out")))
+    assert catalogue.manifest.totals == {"rows_in": 2, "rows": 1, "rejects": 1}
+    assert catalogue.to_arrow()["object_id"].to_pylist() == [name]
+    (reject,) = catalogue.rejects().to_pylist()
+    assert reject["detail"] == f"the same id came first in row {row} of t.parquet"
+    assert "packing 2 of 40 rows as 3 shards" in said[0]
+    held = catalogue.manifest.settings["selection"]
+    assert held == {
+        "split": "validation",
+        "min_votes": 37,
+        "votes_column": "total_classifications",
+    }

@@ -156,6 +156,12 @@ def test_where_no_unit_can_be_used_the_run_stops_with_the_reason(out, tmp_path):
     assert len(list(tmp_path.glob("0*"))) == 3
 
 
+def test_a_folder_that_cannot_be_written_ends_the_run(out):
+    (out / "parts").write_bytes(b"a file where the folder belongs")
+    with pytest.raises(InputError, match=r"^cannot write .*check the path"):
+        finish(out)
+
+
 def test_so_many_unusable_units_before_a_good_one_end_the_run_early():
     bad = [Outcome(name, None, "wanted x", unusable=True) for name in names(units.HOPELESS)]
     units._check_hope(bad[:-1], {})
