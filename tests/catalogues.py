@@ -42,6 +42,7 @@ def classified(count: int, *, seed: int = 0, positions: bool = True, **carried) 
         "_healpix_29": generator.integers(0, 12 * 4**29, count),
         "component": probability.argmax(axis=1).astype(np.int16),
         "probability": probability,
+        "probability_broad": np.sqrt(probability) / np.sqrt(probability).sum(1, keepdims=True),
         "entropy": generator.uniform(size=count),
         "latent_mean": generator.normal(size=(count, LATENT)).astype(np.float32),
         "latent_logvar": generator.normal(size=(count, LATENT)).astype(np.float32),
