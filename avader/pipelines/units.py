@@ -42,6 +42,8 @@ IO_TASKS = 2
 """Tasks of a stage that waits for storage, for each worker of the pool."""
 SHOWN = 20
 """Units set aside that are said one by one."""
+PATIENCE = 20.0
+"""Seconds that a run that stops early waits for a wave's next unit."""
 HOPELESS = 8
 """So many unusable units before the first good one are all units' trouble: the run stops."""
 
@@ -196,14 +198,16 @@ def _outcomes(units: Sequence[Unit], flow: Flow, *, low: int) -> Iterator[Outcom
     """
     waves = [units[start:stop] for start, stop in ranges(len(units), WAVE)]
     ended: SimpleQueue[Outcome | Exception | None] = SimpleQueue()
-    stop = Event()
+    stop, threads = Event(), list[Thread]()
     running = left = 0
     try:
         while waves or running:
             if waves and running < 2 and left <= low:
                 wave = waves.pop(0)
                 running, left = running + 1, left + len(wave)
-                Thread(target=_run, args=(flow(wave), ended, stop), daemon=True).start()
+                thread = Thread(target=_run, args=(flow(wave), ended, stop), daemon=True)
+                thread.start()
+                threads.append(thread)
             outcome = ended.get()
             if isinstance(outcome, Exception):
                 raise outcome
@@ -214,6 +218,9 @@ def _outcomes(units: Sequence[Unit], flow: Flow, *, low: int) -> Iterator[Outcom
                 yield outcome
     finally:
         stop.set()
+        # Ray ends the process of a thread that asks it for more once it is shut down.
+        for thread in threads:
+            thread.join(PATIENCE)
 
 
 def _run(
