@@ -31,8 +31,12 @@ def said() -> list[str]:
 
 
 def leave(out: str, owner: Owner) -> str:
-    """Put a lease of another owner into a folder; its URI."""
-    storage.write_bytes(uri := storage.join(out, lease.LEASE), json.dumps(asdict(owner)).encode())
+    """Put a lease of another owner into a folder, as one that takes it over would; its URI."""
+    uri, data = storage.join(out, lease.LEASE), json.dumps(asdict(owner)).encode()
+    made = conditional.create(uri, data)
+    while not made:  # its holder may renew it in between
+        seen = conditional.read(uri)
+        made = seen and conditional.replace(uri, data, seen)
     return uri
 
 
