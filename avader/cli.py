@@ -2,7 +2,7 @@
 
 Exit codes: 0 all done; 1 a check of `verify` failed, a training cannot go on, or an unforeseen
 error (with its traceback); 2 input that cannot be used; 3 some units of work were set aside and
-all others are done.
+all others are done; 4 another run holds the output folder, or has taken it over.
 """
 
 import importlib
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from avader.errors import (
+    BusyError,
     InputError,
     StorageError,
     TrainingError,
@@ -71,6 +72,9 @@ def run_verb(verb: str, arguments: Sequence[str]) -> int:
     except (VerificationError, TrainingError, StorageError) as error:
         print(f"avader {verb}: {error}", file=sys.stderr)
         return 1
+    except BusyError as error:
+        print(f"avader {verb}: {error}", file=sys.stderr)
+        return 4
     except KeyboardInterrupt:
         print(f"avader {verb}: stopped; the same command goes on from here", file=sys.stderr)
         return 130

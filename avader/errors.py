@@ -20,6 +20,10 @@ class UnfinishedError(RuntimeError):
     """
 
 
+class BusyError(RuntimeError):
+    """Another run holds the output, or has taken it over: the message says which; exit code 4."""
+
+
 class VerificationError(RuntimeError):
     """A check of `avader verify` failed; exit code 1."""
 

@@ -22,6 +22,7 @@ from avader.io.models import read_model
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import cluster
+from avader.pipelines.holding import holding
 from avader.pipelines.progress import say
 from avader.pipelines.training import tracking
 from avader.pipelines.training.images import check_memory
@@ -44,7 +45,8 @@ ASIDE = {"checkpoint_epochs", "checkpoint_steps", "search"}
 def run(settings: TrainSettings) -> None:
     """Train to the end of the schedule, or go on with what was begun, or say that it is done.
 
-    Raises InputError for bad input before any work, TrainingError where training cannot go on.
+    Raises InputError for bad input before any work, TrainingError where training cannot go on,
+    BusyError where another run works in the output folder.
     """
     out, data = storage.absolute(settings.out), storage.absolute(settings.data)
     recipe = recipe_of(settings)
@@ -57,20 +59,22 @@ def run(settings: TrainSettings) -> None:
         check_memory(cutouts, recipe, gibibytes=settings.memory_limit, world=world)
     manifest.open_plan(out, plan(recipe, cutouts))
     record = _record(settings, recipe, out)
-    if storage.exists(storage.join(out, "card.json")):
+    with holding(out, lambda: storage.exists(storage.join(out, "card.json"))) as unfinished:
+        if unfinished:
+            with cluster(settings), tracking.following(record):
+                task = WorkerTask(
+                    recipe=recipe,
+                    name=settings.recipe,
+                    data=cutouts,
+                    out=out,
+                    memory_limit=settings.memory_limit,
+                )
+                _train(settings, task)
+    if not unfinished:
         digest = read_model(out).digest
         say(f"{settings.out} holds this model, trained to the end ({digest[:12]}): nothing to do")
         tracking.complete(record)
         return
-    with cluster(settings), tracking.following(record):
-        task = WorkerTask(
-            recipe=recipe,
-            name=settings.recipe,
-            data=cutouts,
-            out=out,
-            memory_limit=settings.memory_limit,
-        )
-        _train(settings, task)
     occupancy = read_model(out).card["result"]["occupancy"]
     say(f"trained: {settings.out}; images per component: {' '.join(map(str, occupancy))}")
 

@@ -17,6 +17,7 @@ from avader.errors import InputError, TrainingError
 from avader.io import manifest, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.cluster import Pool, cluster
+from avader.pipelines.holding import holding
 from avader.pipelines.progress import say
 from avader.pipelines.train import ASIDE, check, cpus_each, recipe_of
 from avader.pipelines.training.images import check_memory
@@ -52,7 +53,8 @@ class Places:
 def run(settings: TuneSettings) -> None:
     """Search to the last trial, or go on with what was begun, or say that it is done.
 
-    Raises InputError for bad input before any work, TrainingError where no trial could end.
+    Raises InputError for bad input before any work, TrainingError where no trial could end,
+    BusyError where another run works in the output folder.
     """
     out, data = storage.absolute(settings.out), storage.absolute(settings.data)
     recipe = recipe_of(settings)
@@ -68,18 +70,24 @@ def run(settings: TuneSettings) -> None:
     if settings.memory_limit:
         check_memory(cutouts, recipe, gibibytes=settings.memory_limit, world=1)
     manifest.open_plan(out, plan(recipe, cutouts, settings.collapse_penalty))
-    records = read_records(out)
     best = storage.join(out, BEST)
-    if len(records) >= settings.trials and storage.exists(best):
-        say(f"{settings.out} holds this search, {len(records)} trials: nothing to do")
-        say(storage.read_text(best))
-        return
-    if len(records) < settings.trials:
-        with cluster(settings) as pool:
-            records = _search(settings, recipe, cutouts, records, _places(settings, pool))
-    text = _best(recipe_of(settings), settings.recipe, records)
-    storage.write_bytes(best, text.encode())
+    with holding(out, lambda: _is_finished(out, settings.trials)) as unfinished:
+        records = read_records(out)
+        if not unfinished:
+            say(f"{settings.out} holds this search, {len(records)} trials: nothing to do")
+            say(storage.read_text(best))
+            return
+        if len(records) < settings.trials:
+            with cluster(settings) as pool:
+                records = _search(settings, recipe, cutouts, records, _places(settings, pool))
+        text = _best(recipe_of(settings), settings.recipe, records)
+        storage.write_bytes(best, text.encode())
     say(f"searched: {settings.out}; the best recipe, {settings.out.rstrip('/')}/{BEST}:\n\n{text}")
+
+
+def _is_finished(out: str, trials: int) -> bool:
+    """Whether a search has all its trials, and its best recipe."""
+    return storage.exists(storage.join(out, BEST)) and len(read_records(out)) >= trials
 
 
 def plan(recipe: Recipe, cutouts: Manifest, penalty: float) -> Plan:

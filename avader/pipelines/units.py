@@ -22,6 +22,7 @@ from avader.io.manifest import Manifest
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import Device, Pool, cluster
 from avader.pipelines.dry_run import Trial, dry_run
+from avader.pipelines.holding import holding
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
 from avader.pipelines.stages import (
@@ -41,6 +42,8 @@ IO_TASKS = 2
 """Tasks of a stage that waits for storage, for each worker of the pool."""
 SHOWN = 20
 """Units set aside that are said one by one."""
+PATIENCE = 20.0
+"""Seconds that a run that stops early waits for a wave's next unit."""
 HOPELESS = 8
 """So many unusable units before the first good one are all units' trouble: the run stops."""
 
@@ -62,22 +65,28 @@ def finish_folder(
     opening: the line said before work starts. prepare: called once Ray is there, gives the stages
     before the writing. trial: for a dry run, which does nothing else. facts, provenance: for the
     manifest. Raises InputError where the folder is another plan's or no unit can be used,
-    UnfinishedError where units were set aside.
+    UnfinishedError where units were set aside, BusyError where another run works there.
     """
     out = storage.absolute(settings.out)
     if settings.dry_run:
         dry_run(plan, settings, trial, workers=settings.workers or os.cpu_count() or 1)
         return None
     manifest.open_plan(out, plan)
-    if manifest.is_finished(out):
-        say(f"{settings.out} is finished already: nothing to do")
-        return None
-    say(opening)
-    with cluster(settings, device=device) as pool:
-        stages = [*prepare(), write_stage(out)]
-        limit = settings.stall_limit
-        receipts = finish_units(plan, out, stages=stages, pool=pool, progress=progress, limit=limit)
-    return manifest.write_manifest(out, plan, receipts, facts=facts, provenance=provenance)
+    with holding(out, lambda: manifest.is_finished(out)) as unfinished:
+        if not unfinished:
+            say(f"{settings.out} is finished already: nothing to do")
+            return None
+        say(opening)
+        with cluster(settings, device=device) as pool:
+            receipts = finish_units(
+                plan,
+                out,
+                stages=[*prepare(), write_stage(out)],
+                pool=pool,
+                progress=progress,
+                limit=settings.stall_limit,
+            )
+        return manifest.write_manifest(out, plan, receipts, facts=facts, provenance=provenance)
 
 
 def finish_units(
@@ -191,14 +200,16 @@ def _outcomes(units: Sequence[Unit], flow: Flow, *, low: int) -> Iterator[Outcom
     """
     waves = [units[start:stop] for start, stop in ranges(len(units), WAVE)]
     ended: SimpleQueue[Outcome | Exception | None] = SimpleQueue()
-    stop = Event()
+    stop, threads = Event(), list[Thread]()
     running = left = 0
     try:
         while waves or running:
             if waves and running < 2 and left <= low:
                 wave = waves.pop(0)
                 running, left = running + 1, left + len(wave)
-                Thread(target=_run, args=(flow(wave), ended, stop), daemon=True).start()
+                thread = Thread(target=_run, args=(flow(wave), ended, stop), daemon=True)
+                thread.start()
+                threads.append(thread)
             outcome = ended.get()
             if isinstance(outcome, Exception):
                 raise outcome
@@ -209,6 +220,9 @@ def _outcomes(units: Sequence[Unit], flow: Flow, *, low: int) -> Iterator[Outcom
                 yield outcome
     finally:
         stop.set()
+        # Ray ends the process of a thread that asks it for more once it is shut down.
+        for thread in threads:
+            thread.join(PATIENCE)
 
 
 def _run(

@@ -75,6 +75,7 @@ def test_killed_driver(verbs, verb, tmp_path):
         assert not (killed / "manifest.json").exists()
     assert rounds == 2, "the driver was not killed in mid-run"
     ended = subprocess.run(again, check=True, capture_output=True, text=True)
+    assert "taking over from process" in ended.stdout
     assert "going on:" in ended.stdout
     assert contents(killed) == contents(whole)
     assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == UNITS * ROWS

@@ -1,0 +1,84 @@
+"""The verbs under Ray: a run whose lease is another's by now ends, whatever it waits for."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import tomlkit
+
+from avader.io import storage
+from avader.io.lease import LEASE, this_run
+from tests.io.test_lease import ELSEWHERE, holder, leave
+from tests.pipelines.packed import write_packed
+from tests.processes import wait_for
+from tests.tiny import write_tiny_model
+from tests.training.tiny import changed, images
+
+pytestmark = pytest.mark.long
+
+# The verb as it is, with a lease that is renewed more often.
+PROGRAM = """
+import importlib, sys
+from functools import partial
+from avader import cli
+from avader.pipelines.holding import holding
+
+module = importlib.import_module(sys.argv[1])
+module.holding = partial(holding, every=0.2)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+# Long enough to be met in mid-run.
+SLOW = {"gamma_epochs": 400, "periods": 1, "static_epochs": 10}
+
+
+@pytest.fixture(scope="module")
+def verbs(tmp_path_factory) -> dict[str, tuple[str, list[str], str]]:
+    """Of each verb: the module that holds, the options but for --out, a file of mid-run."""
+    folder = tmp_path_factory.mktemp("verbs")
+    data = write_packed(folder / "packed", images(400))
+    recipe = folder / "recipe.toml"
+    ranges = {"optimiser.l2": {"low": 0.0, "high": 0.1}}
+    searched = changed(search=ranges, schedule=SLOW, checkpoint_steps=3)
+    recipe.write_text(tomlkit.dumps(searched.model_dump(mode="json", exclude_none=True)))
+    training = ["--data", data, "--recipe", str(recipe), "--device", "cpu"]
+    drawing = ["--model", write_tiny_model(folder / "model"), "--rows-per-shard", "100"]
+    return {
+        "generate": ("units", [*drawing, "--count", "200000"], "rejects/"),
+        "train": ("train", training, "training/checkpoints/"),
+        "tune": ("tune", training, "unfinished/"),
+    }
+
+
+@pytest.mark.parametrize("verb", ["generate", "train", "tune"])
+def test_a_run_that_lost_its_lease_ends(verb, verbs, tmp_path):
+    module, options, middle = verbs[verb]
+    out, said = str(tmp_path / "out"), tmp_path / "said.txt"
+    command = [sys.executable, "-c", PROGRAM, f"avader.pipelines.{module}", verb, *options]
+    with said.open("w") as file:
+        run = subprocess.Popen(
+            [*command, "--out", out, "--workers", "1"], stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+
+        def in_mid_run() -> bool:
+            assert run.poll() is None, said.read_text()
+            return bool(storage.list_files(f"{out}/{middle}"))
+
+        wait_for(in_mid_run, seconds=200)
+        other = replace(this_run(30.0), **ELSEWHERE)
+        uri = leave(out, other)
+        code = run.wait(timeout=60)
+    finally:
+        run.kill()
+        run.wait()
+    text = said.read_text()
+    assert code == 4, text
+    last = text.splitlines()[-1]
+    assert last.startswith(f"avader {verb}: {out} is no longer this run's: process {other.pid} on")
+    assert "Traceback" not in text
+    assert "shutdown" not in text  # Ray's word to a thread that asks it for more after its end
+    assert holder(uri) == other
+    names = {uri.rpartition("/")[2] for uri in storage.list_files(out)}
+    assert LEASE in names
+    assert not names & {"manifest.json", "card.json", "best.toml"}
