@@ -21,10 +21,14 @@ TORCH_DEVICE: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
 
 @dataclass(frozen=True)
 class Pool:
-    """Worker processes for units of work. gpus: what each of them holds."""
+    """Worker processes for units of work.
+
+    gpus: what each of them holds. apart: whether other processes read and write for them.
+    """
 
     workers: int
     gpus: int
+    apart: bool = False
 
 
 @contextmanager
@@ -52,7 +56,7 @@ def _pool(settings: ClusterSettings, device: Device) -> Pool:
     gpus = int(resources.get("GPU", 0))
     if not gpus:
         raise InputError("wanted GPUs (--device gpu), got a cluster without; use --device cpu")
-    return Pool(workers=settings.workers or gpus, gpus=1)
+    return Pool(workers=settings.workers or gpus, gpus=1, apart=True)
 
 
 def _start(settings: ClusterSettings) -> None:

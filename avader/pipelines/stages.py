@@ -8,11 +8,10 @@ and end everybody's work.
 import faulthandler
 import json
 import pickle
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,13 +20,10 @@ import ray
 
 from avader.errors import HaltError, InputError
 from avader.io import shards
-from avader.pipelines.board import Lines
-from avader.pipelines.progress import duration
+from avader.pipelines.attempts import TRIES
 from avader.plan import Receipt, Unit
 
 STDERR = 2
-TRIES = 3
-"""Attempts at a stage of a unit before the unit is set aside."""
 
 Do = Callable[[Unit, Any], Any]
 """Of a unit and what the stage before made of it: what this stage makes."""
@@ -85,72 +81,54 @@ def _write(out: str, unit: Unit, made: UnitRows) -> Receipt:
         raise HaltError(str(error)) from error
 
 
-class Attempts(Lines):
-    """The board of a run, which also knows what each worker is at."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.begun: dict[tuple[str, str], tuple[int, float]] = {}
-
-    def begin(self, unit: str, stage: str, limit: float) -> int:
-        """Number, from 1, of the attempt that begins; one still open was lost with its worker."""
-        count, since = self.begun.get((unit, stage), (0, 0.0))
-        now = time.monotonic()
-        if count:
-            took = now - since
-            why = f"stalled for {duration(limit)}" if took >= limit else "lost its worker"
-            self.write(f"  unit {unit} {why} in {stage}: attempt {count} of {TRIES}")
-        self.begun[unit, stage] = count + 1, now
-        return count + 1
-
-    def end(self, unit: str, stage: str) -> None:
-        """The attempt is over, whatever came of it."""
-        self.begun.pop((unit, stage), None)
-
-
+@dataclass
 class Worker:
-    """Does a stage of one unit after another; made ready by its first unit.
+    """Does some stages of one unit after another; made ready by its first unit.
 
     attempts: handle of the actor. limit: seconds after which an attempt counts as stalled; its
     process then ends, and Ray tries again in another.
     """
 
-    def __init__(self, stage: Stage, attempts: Any, limit: float) -> None:
-        self.stage, self.attempts, self.limit = stage, attempts, limit
-        self.do: Do | None = None
+    stages: Sequence[Stage]
+    attempts: Any
+    limit: float
+    ready: dict[str, Do] = field(default_factory=dict)
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        """The block with what this stage made of its unit, or with what went wrong."""
+        """The block with what the last stage made of its unit, or with what went wrong."""
         if block["problem"][0].as_py():
             return block
-        unit, before = _opened(block)
-        problem = f"its worker was lost {TRIES} times in {self.stage.name}"
-        for _ in range(self._begin(unit), TRIES + 1):
-            try:
-                with _watched(self.limit):
-                    self.do = self.do or self.stage.make()
-                    made = self.do(unit, before)
-            except InputError as error:
-                return self._failed(unit, str(error), error)
-            except Exception as error:  # noqa: BLE001  # whatever it is, others go on
-                text = traceback.format_exception_only(error)[-1].strip()
-                problem = f"{text} (in {self.stage.name}, {TRIES} times)"
-            else:
-                self._end(unit)
-                return block_of(unit, made)
-        return self._failed(unit, problem)
+        unit, value = _opened(block)
+        try:
+            for stage in self.stages:
+                value = self._do(stage, unit, value)
+        except _ProblemError as problem:
+            return block_of(unit, None, problem=json.dumps(problem.args))
+        return block_of(unit, value)
 
-    def _begin(self, unit: Unit) -> int:
-        attempt = self.attempts.begin.remote(unit.name, self.stage.name, self.limit)
-        return int(ray.get(attempt))
+    def _do(self, stage: Stage, unit: Unit, before: Any) -> Any:
+        """What a stage makes of a unit. Raises _ProblemError with the fields of an Outcome."""
+        begun = self.attempts.begin.remote(unit.name, stage.name, self.limit)
+        problem = f"its worker was lost {TRIES} times in {stage.name}"
+        try:
+            for _ in range(ray.get(begun), TRIES + 1):
+                try:
+                    with _watched(self.limit):
+                        if stage.name not in self.ready:
+                            self.ready[stage.name] = stage.make()
+                        return self.ready[stage.name](unit, before)
+                except InputError as error:
+                    raise _ProblemError(str(error), True, isinstance(error, HaltError)) from error
+                except Exception as error:  # noqa: BLE001  # whatever it is, others go on
+                    text = traceback.format_exception_only(error)[-1].strip()
+                    problem = f"{text} (in {stage.name}, {TRIES} times)"
+            raise _ProblemError(problem)
+        finally:
+            self.attempts.end.remote(unit.name, stage.name)
 
-    def _end(self, unit: Unit) -> None:
-        self.attempts.end.remote(unit.name, self.stage.name)
 
-    def _failed(self, unit: Unit, problem: str, error: InputError | None = None) -> pa.Table:
-        self._end(unit)
-        told = [problem, error is not None, isinstance(error, HaltError)]
-        return block_of(unit, None, problem=json.dumps(told))
+class _ProblemError(Exception):
+    """What sets a unit aside: problem, unusable and halts of its Outcome."""
 
 
 def block_of(unit: Unit, made: Any, problem: str = "") -> pa.Table:

@@ -19,6 +19,7 @@ from avader.config import UnitSettings
 from avader.errors import HaltError, InputError, UnfinishedError
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
+from avader.pipelines.attempts import Attempts
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import Device, Pool, cluster
 from avader.pipelines.dry_run import Trial, dry_run
@@ -26,7 +27,6 @@ from avader.pipelines.holding import holding
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
 from avader.pipelines.stages import (
-    Attempts,
     Outcome,
     Stage,
     Worker,
@@ -167,16 +167,21 @@ def _flow(
     attempts: Any,
     limit: float,
 ) -> ray.data.Dataset:
-    """Units on their way through the stages, an operator of Ray Data each."""
+    """Units on their way through the stages.
+
+    Where workers hold GPUs, each stage is an operator of its own, so that no GPU waits for storage;
+    else the pool does them all, since a second process would only share its CPU.
+    """
     # One block per unit: otherwise units are lumped into a few blocks.
-    blocks = ray.data.from_arrow([block_of(unit, None) for unit in units])
+    rows = [row for unit in units for row in block_of(unit, None).to_pylist()]
+    blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
     options = {"batch_size": None, "batch_format": "pyarrow", "zero_copy_batch": True}
-    for stage in stages:
-        if stage.pooled:
+    for group in [[stage] for stage in stages] if pool.apart else [stages]:
+        if any(stage.pooled for stage in group):
             size = min(pool.workers, len(units))
             blocks = blocks.map_batches(
                 Worker,
-                fn_constructor_args=(stage, attempts, limit),
+                fn_constructor_args=(group, attempts, limit),
                 compute=ray.data.ActorPoolStrategy(size=size),
                 num_cpus=1,
                 num_gpus=pool.gpus,
@@ -185,7 +190,7 @@ def _flow(
         else:
             # No CPUs: they wait for storage, and must not wait for the pool, which may have all.
             blocks = blocks.map_batches(
-                Worker(stage, attempts, limit),
+                Worker(group, attempts, limit),
                 compute=ray.data.TaskPoolStrategy(size=min(IO_TASKS * pool.workers, len(units))),
                 num_cpus=0,
                 **options,

@@ -29,8 +29,8 @@ def plan(count: int = COUNT) -> Plan:
     return Plan("cutouts", {}, tuple(Unit(f"{number:08d}", {}) for number in range(count)))
 
 
-def finish(out, do=None, *, reading=None, count=COUNT, limit=60.0):
-    """Do the units: `reading` by tasks, `do` in the pool."""
+def finish(out, do=None, *, reading=None, count=COUNT, limit=60.0, apart=False):
+    """Do the units: `reading` first, `do` in the pool; apart: in processes of their own."""
     stages = [
         Stage("read", lambda: reading or (lambda unit, _: unit.name)),
         Stage("make", lambda: do or content, pooled=True),
@@ -40,7 +40,7 @@ def finish(out, do=None, *, reading=None, count=COUNT, limit=60.0):
         plan(count),
         str(out),
         stages=stages,
-        pool=Pool(2, 0),
+        pool=Pool(2, 0, apart),
         progress=Progress("done", None),
         limit=limit,
     )
@@ -92,9 +92,10 @@ def out(tmp_path) -> Path:
     return folder
 
 
-def test_bad_input_is_set_aside_and_all_else_is_done(out, tmp_path):
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_bad_input_is_set_aside_and_all_else_is_done(out, tmp_path, apart):
     with pytest.raises(UnfinishedError) as told:
-        finish(out, fails(tmp_path, bad_input))
+        finish(out, fails(tmp_path, bad_input), apart=apart)
     assert str(told.value) == (
         f"1 of 4 units were set aside, all others are done:\n  {BAD}: wanted a table that stays "
         "as it is, got another\nthe same command tries them again"
@@ -112,6 +113,7 @@ def test_a_passing_failure_is_tried_again(out, tmp_path, how):
     assert marks(tmp_path) == 2
 
 
+@pytest.mark.long
 def test_an_error_that_stays_is_set_aside(out, tmp_path):
     with pytest.raises(UnfinishedError, match=r"RuntimeError: the disk is on fire \(in make, 3 t"):
         finish(out, fails(tmp_path, trouble))
@@ -132,7 +134,7 @@ def test_a_unit_that_kills_its_worker_is_set_aside(out, tmp_path, caplog, stage)
 
     given = {"reading": deadly} if stage == "read" else {"do": fails(tmp_path, die)}
     with pytest.raises(UnfinishedError, match=f"{BAD}: its worker was lost 3 times in {stage}"):
-        finish(out, **given)
+        finish(out, **given, apart=True)
     assert marks(tmp_path) == 3
     assert shards.done_units(str(out)) == {*names()} - {BAD}
     assert f"unit {BAD} lost its worker in {stage}: attempt 1 of 3" in caplog.text
@@ -156,6 +158,7 @@ def test_where_no_unit_can_be_used_the_run_stops_with_the_reason(out, tmp_path):
     assert len(list(tmp_path.glob("0*"))) == 3
 
 
+@pytest.mark.long
 def test_a_folder_that_cannot_be_written_ends_the_run(out):
     (out / "parts").write_bytes(b"a file where the folder belongs")
     with pytest.raises(InputError, match=r"^cannot write .*check the path"):
@@ -171,6 +174,7 @@ def test_so_many_unusable_units_before_a_good_one_end_the_run_early():
         units._check_hope(bad, {})
 
 
+@pytest.mark.long
 def test_waves_do_every_unit_once(out, monkeypatch):
     monkeypatch.setattr(units, "WAVE", 3)
     assert [receipt.unit for receipt in finish(out, count=10)] == names(10)
