@@ -316,6 +316,15 @@ class ClassifySettings(InferenceSettings):
     canonical frame: it then tells how much the component hangs on the orientation found."""
     accept_mismatch: tuple[str, ...] = ()
     """Preprocessing settings that may differ from the model's, such as crop; recorded."""
+    summary_url: str | None = None
+    """Address that the summary at the end is posted to, as JSON, its lines in `text`."""
+
+    @field_validator("summary_url")
+    @classmethod
+    def _check_address(cls, given: str | None) -> str | None:
+        if given is not None and not given.startswith(("http://", "https://")):
+            raise ValueError(f"wanted http://... or https://..., got {given}")
+        return given
 
 
 class GenerateSettings(InferenceSettings):

@@ -12,9 +12,16 @@ COMPONENTS, LATENT = 4, 3
 
 
 def write_folder(
-    out, table: pa.Table, *, per_part: int, kind: str = "classified", settings=None, facts=None
+    out,
+    table: pa.Table,
+    *,
+    per_part: int,
+    kind: str = "classified",
+    settings=None,
+    facts=None,
+    refused=(),
 ) -> str:
-    """A finished folder of these rows; its URI."""
+    """A finished folder of these rows; its URI. refused: rejects of the first part."""
     starts = range(0, max(1, table.num_rows), per_part)
     units = tuple(Unit(unit_name(number), {}) for number in range(len(starts)))
     plan = Plan(kind, settings or {"model": "m" * 64, "data": "d" * 64}, units)
@@ -22,9 +29,10 @@ def write_folder(
     receipts = []
     for unit, start in zip(units, starts, strict=True):
         part = table.slice(start, per_part)
-        refused = rows.reject_table([], unit.name)
+        rejects = rows.reject_table([] if receipts else list(refused), unit.name)
+        rows_in = len(part) + len(rejects)
         receipts.append(
-            shards.write_unit(str(out), unit, rows_in=len(part), table=part, rejects=refused)
+            shards.write_unit(str(out), unit, rows_in=rows_in, table=part, rejects=rejects)
         )
     known = {"components": COMPONENTS, "latent": LATENT} if facts is None else facts
     manifest.write_manifest(str(out), plan, receipts, provenance=provenance(), facts=known)

@@ -23,9 +23,10 @@ from avader.inference.symmetry import stability
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
+from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
-from avader.pipelines.progress import Progress, say
+from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Unit
@@ -67,10 +68,7 @@ def run(settings: ClassifySettings) -> None:
         device=settings.device,
     )
     if written is not None:
-        say(
-            f"classified {written.totals['rows']:,} cutouts "
-            f"({written.totals['rejects']:,} rejects) into {settings.out}"
-        )
+        close(written, model, out=settings.out, address=settings.summary_url)
 
 
 def _trial(settings: ClassifySettings, data: Manifest) -> Callable[[], UnitRows]:
