@@ -23,8 +23,10 @@ from tests.training.tiny import changed, images
 
 EVERY = 0.2
 # A verb that only holds its folder: it says so, then waits for a line, or for ever.
+# Ctrl-C is what it is in a terminal, also where a shell in the background runs these tests.
 PROGRAM = f"""
-import sys, types
+import signal, sys, types
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from avader import cli
 from avader.pipelines.holding import holding
 
