@@ -128,6 +128,7 @@ def test_no_reconstruction_leaves_nulls(model, data, tmp_path):
     assert table["reconstruction_error"].null_count == COUNT
 
 
+@pytest.mark.long
 def test_stability_of_turns_done_by_hand(ray_session, data, tmp_path):
     """The square's 8 symmetries as transposes and flips, through the network as torch has it."""
     images, plain = avader.open_catalogue(data).images(range(COUNT)), tiny_vade()
@@ -215,6 +216,7 @@ def test_other_preprocessing_is_refused(data, tmp_path, name, model_changes, mes
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_orientation_and_mask_fraction_are_carried(ray_session, tmp_path):
     preprocessing = PREPROCESSING.model_copy(
         update={"orientation": "canonical", "source_mask": True}

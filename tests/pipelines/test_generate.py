@@ -83,6 +83,7 @@ def test_components_and_variance_scale_are_used(model, tmp_path):
     np.testing.assert_array_equal(found, z)
 
 
+@pytest.mark.long
 def test_a_lost_shard_is_made_again_with_the_same_bytes(model, tmp_path):
     whole = made(model, tmp_path / "whole", count=60, rows_per_shard=20)
     cut = made(model, tmp_path / "cut", count=60, rows_per_shard=20)

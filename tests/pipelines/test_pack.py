@@ -118,6 +118,7 @@ def test_folder_of_files_has_paths_as_ids(ray_session, tmp_path):
     assert "ra" not in catalogue.dataset.schema.names
 
 
+@pytest.mark.long
 def test_like_takes_the_models_preprocessing(ray_session, tmp_path):
     wanted = Preprocessing(size=16, stretch="asinh", softening=0.2, dtype="float16")
     model = write_tiny_model(tmp_path / "model", preprocessing=wanted)
@@ -210,6 +211,7 @@ class TestSource:
         verify.run(VerifySettings(catalogue=str(out)))
         return set(catalogue.dataset.schema.names)
 
+    @pytest.mark.long
     def test_columns_are_those_asked_for(self, ray_session, tmp_path):
         source = write_pngs(tmp_path / "survey", 6)
         plain = self.names(source, tmp_path / "plain", PREPROCESSING)

@@ -124,6 +124,7 @@ def test_rejects_and_what_is_never_asked(whole):
     np.testing.assert_allclose(sorted(asked), np.linspace(10, 20, COUNT)[sorted(rows)], atol=1e-6)
 
 
+@pytest.mark.long
 def test_faults_workers_and_rate_change_no_byte(table, whole, web, tmp_path):
     web.faults = schedule(11, 2)
     packed(table, tmp_path / "out", web, workers=1, service={"rate": 150.0, "patience": 60.0})
@@ -144,6 +145,7 @@ def test_the_plan_holds_what_decides_content(whole):
     assert "127.0.0.1" not in (whole.folder / "manifest.json").read_text()
 
 
+@pytest.mark.long
 def test_a_service_that_goes_down_keeps_what_is_packed(table, whole, web, tmp_path):
     last = COUNT - PER_SHARD
     # From the last shard on nothing comes any more.
@@ -163,6 +165,7 @@ def test_a_service_that_goes_down_keeps_what_is_packed(table, whole, web, tmp_pa
     assert web.requests == []
 
 
+@pytest.mark.long
 def test_legacy_fits_keeps_its_bands_and_workers_the_rate(ray_session, web, tmp_path):
     source = write_positions(tmp_path / "t.parquet")
     asked = {"name": "legacy", "format": "fits", "bands": "griz", "rate": 20.0}
