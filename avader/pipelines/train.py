@@ -6,6 +6,9 @@ model's own files, written last.
 """
 
 import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow.fs
@@ -156,7 +159,7 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
     )
     try:
         with reading(board):
-            trainer.fit()
+            _in_thread(trainer.fit)
     except TrainingFailedError as error:
         raise TrainingError(
             f"the training stopped after {settings.max_failures} restarts: {error}. The same "
@@ -165,6 +168,28 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
     failure = board.say_all()
     if failure is not None:
         raise TrainingError(failure)
+
+
+def _in_thread(work: Callable[[], object]) -> None:
+    """Do the work in a thread of its own, so that Ctrl-C is the main thread's.
+
+    In the main thread Ray Train takes it for itself, and ends the process without a word.
+    """
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001  # the main thread raises it
+            ended.put(error)
+        else:
+            ended.put(None)
+
+    # A daemon, since after Ctrl-C nobody waits for it.
+    threading.Thread(target=run, daemon=True).start()
+    error = ended.get()
+    if error is not None:
+        raise error
 
 
 def _place(out: str) -> tuple[str, pyarrow.fs.FileSystem | None]:

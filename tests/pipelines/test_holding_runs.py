@@ -1,5 +1,6 @@
 """The verbs under Ray: a run whose lease is another's by now ends, whatever it waits for."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,7 +20,8 @@ pytestmark = pytest.mark.long
 
 # The verb as it is, with a lease that is renewed more often.
 PROGRAM = """
-import importlib, sys
+import importlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal
 from functools import partial
 from avader import cli
 from avader.pipelines.holding import holding
@@ -82,3 +84,27 @@ def test_a_run_that_lost_its_lease_ends(verb, verbs, tmp_path):
     names = {uri.rpartition("/")[2] for uri in storage.list_files(out)}
     assert LEASE in names
     assert not names & {"manifest.json", "card.json", "best.toml"}
+
+
+@pytest.mark.parametrize("verb", ["generate", "train", "tune"])
+def test_ctrl_c_ends_a_run_in_plain_words(verb, verbs, tmp_path):
+    module, options, middle = verbs[verb]
+    out, said = str(tmp_path / "out"), tmp_path / "said.txt"
+    command = [sys.executable, "-c", PROGRAM, f"avader.pipelines.{module}", verb, *options]
+    with said.open("w") as file:
+        run = subprocess.Popen(
+            [*command, "--out", out, "--workers", "1"], stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_for(lambda: bool(storage.list_files(f"{out}/{middle}")), seconds=200)
+        run.send_signal(signal.SIGINT)
+        code = run.wait(timeout=60)
+    finally:
+        run.kill()
+        run.wait()
+    text = said.read_text()
+    assert code == 130, text
+    assert text.splitlines()[-1] == f"avader {verb}: stopped; the same command goes on from here"
+    assert "Traceback" not in text
+    names = {uri.rpartition("/")[2] for uri in storage.list_files(out)}
+    assert not names & {LEASE, "manifest.json", "card.json", "best.toml"}
