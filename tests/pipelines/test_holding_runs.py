@@ -52,28 +52,38 @@ def verbs(tmp_path_factory) -> dict[str, tuple[str, list[str], str]]:
     }
 
 
-@pytest.mark.parametrize("verb", ["generate", "train", "tune"])
-def test_a_run_that_lost_its_lease_ends(verb, verbs, tmp_path):
-    module, options, middle = verbs[verb]
+@pytest.fixture(params=["generate", "train", "tune"])
+def run(request, verbs, tmp_path):
+    """A verb's name, its output folder, its process, which is in mid-run, and what it says."""
+    module, options, middle = verbs[request.param]
     out, said = str(tmp_path / "out"), tmp_path / "said.txt"
-    command = [sys.executable, "-c", PROGRAM, f"avader.pipelines.{module}", verb, *options]
+    command = [sys.executable, "-c", PROGRAM, f"avader.pipelines.{module}", request.param, *options]
     with said.open("w") as file:
-        run = subprocess.Popen(
+        process = subprocess.Popen(
             [*command, "--out", out, "--workers", "1"], stdout=file, stderr=subprocess.STDOUT
         )
+
+    def in_mid_run() -> bool:
+        assert process.poll() is None, said.read_text()
+        return bool(storage.list_files(f"{out}/{middle}"))
+
     try:
-
-        def in_mid_run() -> bool:
-            assert run.poll() is None, said.read_text()
-            return bool(storage.list_files(f"{out}/{middle}"))
-
         wait_for(in_mid_run, seconds=200)
-        other = replace(this_run(30.0), **ELSEWHERE)
-        uri = leave(out, other)
-        code = run.wait(timeout=60)
+        yield request.param, out, process, said
     finally:
-        run.kill()
-        run.wait()
+        process.kill()
+        process.wait()
+
+
+def names(out: str) -> set[str]:
+    return {uri.rpartition("/")[2] for uri in storage.list_files(out)}
+
+
+def test_a_run_that_lost_its_lease_ends(run):
+    verb, out, process, said = run
+    other = replace(this_run(30.0), **ELSEWHERE)
+    uri = leave(out, other)
+    code = process.wait(timeout=60)
     text = said.read_text()
     assert code == 4, text
     last = text.splitlines()[-1]
@@ -81,30 +91,16 @@ def test_a_run_that_lost_its_lease_ends(verb, verbs, tmp_path):
     assert "Traceback" not in text
     assert "shutdown" not in text  # Ray's word to a thread that asks it for more after its end
     assert holder(uri) == other
-    names = {uri.rpartition("/")[2] for uri in storage.list_files(out)}
-    assert LEASE in names
-    assert not names & {"manifest.json", "card.json", "best.toml"}
+    assert LEASE in names(out)
+    assert not names(out) & {"manifest.json", "card.json", "best.toml"}
 
 
-@pytest.mark.parametrize("verb", ["generate", "train", "tune"])
-def test_ctrl_c_ends_a_run_in_plain_words(verb, verbs, tmp_path):
-    module, options, middle = verbs[verb]
-    out, said = str(tmp_path / "out"), tmp_path / "said.txt"
-    command = [sys.executable, "-c", PROGRAM, f"avader.pipelines.{module}", verb, *options]
-    with said.open("w") as file:
-        run = subprocess.Popen(
-            [*command, "--out", out, "--workers", "1"], stdout=file, stderr=subprocess.STDOUT
-        )
-    try:
-        wait_for(lambda: bool(storage.list_files(f"{out}/{middle}")), seconds=200)
-        run.send_signal(signal.SIGINT)
-        code = run.wait(timeout=60)
-    finally:
-        run.kill()
-        run.wait()
+def test_ctrl_c_ends_a_run_in_plain_words(run):
+    verb, out, process, said = run
+    process.send_signal(signal.SIGINT)
+    code = process.wait(timeout=60)
     text = said.read_text()
     assert code == 130, text
     assert text.splitlines()[-1] == f"avader {verb}: stopped; the same command goes on from here"
     assert "Traceback" not in text
-    names = {uri.rpartition("/")[2] for uri in storage.list_files(out)}
-    assert not names & {LEASE, "manifest.json", "card.json", "best.toml"}
+    assert not names(out) & {LEASE, "manifest.json", "card.json", "best.toml"}
