@@ -42,6 +42,8 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, *, workers: int) -
     before = f", {len(plan.units) - left:,} of them done before" if done else ""
     say(f"dry run: nothing is written to {settings.out}")
     say(f"  {len(plan.units):,} units{before}; {rows:,} objects to do")
+    if not rows:
+        return
     if trial.start is None:
         took = duration(rows / trial.pace)
         say(f"  takes at least {took}, at {trial.pace:g} objects a second of all workers together")

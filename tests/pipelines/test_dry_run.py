@@ -56,6 +56,12 @@ def test_classify(model, tmp_path, said):
     assert lines[4].startswith("  on g5.xlarge: about 0 s, cost 0.00 at 1.006 an hour")
 
 
+def test_cutouts_of_which_none_was_usable(model, tmp_path, said):
+    data, out = write_packed(tmp_path / "packed", images()[:0]), tmp_path / "out"
+    classify.run(ClassifySettings(model=model, data=data, out=str(out), dry_run=True))
+    assert said()[1:] == ["  1 units; 0 objects to do"]
+
+
 def test_pack_and_generate(model, tmp_path, said):
     source, out = write_table(tmp_path / "table.parquet", 20), tmp_path / "out"
     pack.run(
