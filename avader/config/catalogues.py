@@ -1,0 +1,132 @@
+"""What makes, checks and shows catalogues."""
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from avader.config.base import JobSettings, Seed, UnitSettings
+from avader.recipe import Positive
+
+
+class InferenceSettings(UnitSettings):
+    """What verbs that run a trained model take."""
+
+    model: str
+    """Folder URI of the model."""
+    out: str
+    """Folder URI for the catalogue."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of the network; bfloat16 is faster and changes probabilities slightly."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What the network runs on, part of the plan since the last bits depend on it."""
+    tile: Positive = 16
+    """Images the network computes at once; fixed for a catalogue, the last tile is padded."""
+
+
+class ClassifySettings(InferenceSettings):
+    """Classify packed cutouts into a catalogue of morphological components."""
+
+    data: str
+    """Folder URI of packed cutouts."""
+    batch: Positive = 64
+    """Images a worker reads into memory at once; changes no number."""
+    reconstruction: bool = True
+    """Decode again for reconstruction_error; --no-reconstruction leaves it null, saves time."""
+    stability: bool = False
+    """Add the column stability: the share of each image's 8 flips and quarter turns with the same
+    component. Costs 8 encodes an image instead of 1. Canonical cutouts are turned out of their
+    canonical frame: it then tells how much the component hangs on the orientation found."""
+    accept_mismatch: tuple[str, ...] = ()
+    """Preprocessing settings that may differ from the model's, such as crop; recorded."""
+    summary_url: str | None = None
+    """Address that the summary at the end is posted to, as JSON, its lines in `text`."""
+
+    @field_validator("summary_url")
+    @classmethod
+    def _check_address(cls, given: str | None) -> str | None:
+        if given is not None and not given.startswith(("http://", "https://")):
+            raise ValueError(f"wanted http://... or https://..., got {given}")
+        return given
+
+
+class GenerateSettings(InferenceSettings):
+    """Draw a synthetic catalogue from a model's mixture."""
+
+    count: Positive
+    """Objects."""
+    seed: Seed = 0
+    """Seed of the synthetic sky: object i is the same whatever the count."""
+    components: tuple[int, ...] = ()
+    """Components to draw from, by number from 0, with their weights renormalised; empty: all."""
+    variance_scale: float = Field(1.0, gt=0)
+    """Factor on the components' variances (the paper's figures used 0.5)."""
+    orientation: Literal["canonical", "random"] = "canonical"
+    """canonical: images as the model draws them. random: each object is put on the sky at a random
+    angle and flips, which become columns; for models of canonical cutouts."""
+    rows_per_shard: Positive = 10_000
+    """Objects of a shard."""
+
+
+class VerifySettings(JobSettings):
+    """Check a catalogue or packed data: counts, digests, schema, duplicates, probabilities."""
+
+    catalogue: str
+    """Folder URI of a catalogue or of packed cutouts."""
+
+
+class ReportSettings(JobSettings):
+    """Write a self-contained page about a catalogue and its model."""
+
+    model: str
+    """Folder URI of the model."""
+    catalogue: str
+    """Folder URI of the classified catalogue."""
+    data: str | None = None
+    """Folder URI of the packed cutouts; none takes the one the catalogue was made from."""
+    frame: Literal["stored", "sky", "canonical"] = "stored"
+    """How galaxies are shown: as they are packed; put back on the sky; or canonical, which only
+    cutouts packed so can be."""
+    out: str
+    """Folder for index.html."""
+
+
+class ExportSettings(JobSettings):
+    """Write chosen rows of a catalogue as FITS, VOTable or CSV, for TOPCAT and other tools.
+
+    Rows are written that satisfy all of ids, cone, component and min_probability; without any, all
+    rows. Where none does, the table is written without rows. Pixels are left out. The rows written
+    are held in memory.
+    """
+
+    catalogue: str
+    """Folder URI of a classified or synthetic catalogue, or of packed cutouts."""
+    out: str
+    """URI of the file, which ends with .fits, .vot, .xml or .csv; replaced, whole, where it is
+    there already. A CSV gets its units, meanings and citation in a text beside it, OUT.txt."""
+    format: Literal["fits", "votable", "csv"] | None = None
+    """Format of the file; none takes the one of its ending."""
+    ids: str | None = None
+    """Objects wanted: URI of a file with an id a line, or, where no such file is there, the ids
+    themselves, with commas between. Of a synthetic catalogue: its indices."""
+    cone: tuple[float, ...] = ()
+    """RA,DEC,RADIUS of positions wanted: the centre in degrees ICRS, the radius in arcsec. With a
+    negative RA: --cone=-1,2,60."""
+    component: tuple[int, ...] = ()
+    """Components wanted, by number from 0."""
+    min_probability: float | None = Field(None, ge=0, le=1)
+    """Least probability of an object's own component."""
+    columns: tuple[str, ...] = ()
+    """Columns wanted, in their order in the file; empty: all but the pixels."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.cone:
+            return self
+        ra, dec, radius = self.cone if len(self.cone) == 3 else (math.nan,) * 3
+        if not (-360 <= ra <= 360 and -90 <= dec <= 90 and 0 < radius <= 180 * 3600):
+            raise ValueError(
+                "cone: wanted RA,DEC,RADIUS, with RA in -360..360 and Dec in -90..90 degrees and a "
+                f"radius above 0, at most 648000 arcsec, got {','.join(map(str, self.cone))}"
+            )
+        return self

@@ -1,0 +1,131 @@
+"""From a command line and texts to the settings of a verb."""
+
+import argparse
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from avader.config.base import JobSettings
+from avader.config.catalogues import (
+    ClassifySettings,
+    ExportSettings,
+    GenerateSettings,
+    ReportSettings,
+    VerifySettings,
+)
+from avader.config.packing import PackSettings, SimulateSettings
+from avader.config.training import ImportPublishedSettings, TrainSettings, TuneSettings
+from avader.errors import InputError
+from avader.recipe import Recipe
+
+SETTINGS: Mapping[str, type[JobSettings]] = {
+    "simulate": SimulateSettings,
+    "pack": PackSettings,
+    "train": TrainSettings,
+    "tune": TuneSettings,
+    "import-published": ImportPublishedSettings,
+    "classify": ClassifySettings,
+    "generate": GenerateSettings,
+    "verify": VerifySettings,
+    "report": ReportSettings,
+    "export": ExportSettings,
+}
+
+ReadText = Callable[[str], str]
+
+
+def parse(
+    verb: str,
+    arguments: Sequence[str],
+    *,
+    read_text: ReadText,
+    recipe_text: ReadText,
+) -> JobSettings:
+    """Settings of a verb from its command-line arguments.
+
+    read_text gives the text behind a URI, recipe_text the text of a recipe by name or URI.
+    Raises InputError where a setting is missing, unknown or out of range; `--help` and unknown
+    options end the program as argparse does.
+    """
+    kind = SETTINGS[verb]
+    given = _early(arguments)
+    settings: dict[str, Any] = {}
+    if given.config is not None:
+        settings = _toml(read_text(given.config), given.config)
+    if issubclass(kind, Recipe):
+        name = given.recipe or settings.get("recipe") or kind.model_fields["recipe"].default
+        recipe = recipe_settings(
+            _toml(recipe_text(name), name), name, mode=given.mode or settings.get("mode", "")
+        )
+        settings = _merged(recipe, settings)
+    try:
+        return kind(_cli_parse_args=list(arguments), _cli_prog_name=f"avader {verb}", **settings)
+    except ValidationError as error:
+        raise InputError(_in_words(verb, error)) from error
+    except SettingsError as error:
+        raise InputError(
+            f"{error}: wanted a list as 2,3,7 on the command line, as [2, 3, 7] in a file or the "
+            f"environment; see `avader {verb} --help`"
+        ) from error
+
+
+def recipe_settings(table: Mapping[str, Any], name: str, *, mode: str = "") -> dict[str, Any]:
+    """A recipe's settings in one of its modes, from its TOML table; empty takes its own choice.
+
+    The table's [modes.NAME] go over its other settings. Raises InputError for a mode it hasn't.
+    """
+    settings = dict(table)
+    modes = settings.pop("modes", {})
+    chosen = mode or settings.get("mode", "")
+    if not chosen:
+        return settings
+    if chosen not in modes:
+        found = ", ".join(sorted(modes)) or "none"
+        raise InputError(f"--mode: wanted a mode of recipe {name} ({found}), got {chosen}")
+    return _merged(settings, {**modes[chosen], "mode": chosen})
+
+
+def _early(arguments: Sequence[str]) -> argparse.Namespace:
+    """The settings that name files, which are needed before the others are read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", default=os.environ.get("AVADER_CONFIG"))
+    parser.add_argument("--recipe", default=os.environ.get("AVADER_RECIPE"))
+    parser.add_argument("--mode", default=os.environ.get("AVADER_MODE"))
+    return parser.parse_known_args(list(arguments))[0]
+
+
+def _toml(text: str, name: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"wanted TOML in {name}: {error}") from error
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both mappings' settings, section by section; those of `over` win."""
+    both = {**under, **over}
+    for name in under.keys() & over.keys():
+        if isinstance(under[name], dict) and isinstance(over[name], dict):
+            both[name] = _merged(under[name], over[name])
+    return both
+
+
+def _in_words(verb: str, error: ValidationError) -> str:
+    """A line for each wrong setting: its option, what was wanted, what came."""
+    lines = []
+    for problem in error.errors():
+        option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        if problem["type"] == "missing":
+            lines.append(f"{option} is needed")
+        elif problem["type"] == "value_error":
+            # Ours, from a section's own check: "field: wanted ..., got ...".
+            dot = "." if problem["loc"] else ""
+            lines.append(f"{option}{dot}{problem['ctx']['error']}")
+        else:
+            wanted = problem["msg"].removeprefix("Input should be ")
+            lines.append(f"{option}: wanted {wanted}, got {problem['input']!r}")
+    return "; ".join(lines) + f"; see `avader {verb} --help`"
