@@ -1,10 +1,69 @@
-"""Positions on the sky as HEALPix pixels."""
+"""Positions on the sky as HEALPix pixels, and the pixels that a catalogue is cut into.
+
+Nested order: the pixels of order k + 1 within pixel n of order k are 4n to 4n + 3, so rows sorted
+by `_healpix_29` lie pixel by pixel at every order.
+"""
+
+import re
+from dataclasses import dataclass
 
 import numpy as np
 from astropy.coordinates import Latitude, Longitude
 from cdshealpix.nested import lonlat_to_healpix
+from numpy.typing import NDArray
 
 SPATIAL_ORDER = 29
+FINEST = 10
+"""Highest order of a pixel that makes a unit: 3.4 arcmin across."""
+_NAME = re.compile(r"o(\d\d)-(\d{10})")
+
+
+@dataclass(frozen=True, slots=True)
+class Pixel:
+    """A HEALPix pixel, nested. order: 0 to 10; number: from 0."""
+
+    order: int
+    number: int
+
+    @property
+    def name(self) -> str:
+        """Name of the unit that holds the pixel's objects ("o05-0000000123")."""
+        return f"o{self.order:02d}-{self.number:010d}"
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The values of `_healpix_29` within it, [first, stop)."""
+        shift = 2 * (SPATIAL_ORDER - self.order)
+        return self.number << shift, (self.number + 1) << shift
+
+    def at(self, order: int) -> "Pixel":
+        """The pixel of a lower order that it lies in; itself at its own order."""
+        return Pixel(order, self.number >> 2 * (self.order - order))
+
+
+def named_pixel(unit: str) -> Pixel | None:
+    """The pixel whose objects a unit holds; None for a unit that is not one of the sky."""
+    found = _NAME.fullmatch(unit)
+    return None if found is None else Pixel(int(found[1]), int(found[2]))
+
+
+def adaptive_pixels(counts: NDArray[np.integer], *, limit: int) -> list[Pixel]:
+    """The coarsest pixels with at most `limit` objects each, in nested order; they hold all.
+
+    counts: (12 * 4**10,) objects of every pixel of order 10. One of these is not split, whatever
+    it holds. Pixels without an object are left out.
+    """
+    pyramid = [counts]  # from order 10 down to 0
+    for _ in range(FINEST):
+        pyramid.append(pyramid[-1].reshape(-1, 4).sum(axis=1))
+    found: list[Pixel] = []
+    open_pixels = np.arange(len(pyramid[-1]))
+    for order, held in enumerate(reversed(pyramid)):
+        open_pixels = open_pixels[held[open_pixels] > 0]
+        fits = (held[open_pixels] <= limit) | (order == FINEST)
+        found += [Pixel(order, int(number)) for number in open_pixels[fits]]
+        open_pixels = (4 * open_pixels[~fits, None] + np.arange(4)).ravel()
+    return sorted(found, key=lambda pixel: pixel.span)
 
 
 def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
