@@ -36,7 +36,7 @@ class Seen:
 def read(uri: str) -> Seen | None:
     """The object, or None where there is none. Raises InputError where it cannot be read."""
     fs, path = storage.filesystem(uri)
-    return storage._do("read", uri, partial(_read, fs, path))
+    return storage.attempt("read", uri, partial(_read, fs, path))
 
 
 def create(uri: str, data: bytes) -> Seen | None:
@@ -46,7 +46,7 @@ def create(uri: str, data: bytes) -> Seen | None:
     """
     fs, path = storage.filesystem(uri)
     call = partial(_create, path, data) if storage.is_local(uri) else partial(_put, fs, path, data)
-    return storage._do("write", uri, call)
+    return storage.attempt("write", uri, call)
 
 
 def replace(uri: str, data: bytes, seen: Seen) -> Seen | None:
@@ -56,15 +56,15 @@ def replace(uri: str, data: bytes, seen: Seen) -> Seen | None:
     """
     fs, path = storage.filesystem(uri)
     if storage.is_local(uri):
-        return storage._do("write", uri, partial(_write_over, path, data, seen))
-    return storage._do("write", uri, partial(_put, fs, path, data, seen))
+        return storage.attempt("write", uri, partial(_write_over, path, data, seen))
+    return storage.attempt("write", uri, partial(_put, fs, path, data, seen))
 
 
 def remove(uri: str, seen: Seen) -> None:
     """Remove the object that was seen, and no other, but for the moment of the look on S3."""
     fs, path = storage.filesystem(uri)
     call = partial(_unlink, path, seen) if storage.is_local(uri) else partial(_rm, fs, path, seen)
-    storage._do("remove", uri, call)
+    storage.attempt("remove", uri, call)
 
 
 def _read(fs: fsspec.AbstractFileSystem, path: str) -> Seen | None:

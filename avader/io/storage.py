@@ -98,7 +98,7 @@ def exists(uri: str) -> bool:
     """Whether an object or folder is there."""
     fs, path = filesystem(uri)
     ask = partial(s3.exists, fs) if _is_s3(uri) else fs.exists
-    return bool(_do("read", uri, partial(ask, path)))
+    return bool(attempt("read", uri, partial(ask, path)))
 
 
 def open_input(uri: str) -> IO[bytes]:
@@ -108,15 +108,15 @@ def open_input(uri: str) -> IO[bytes]:
     """
     fs, path = filesystem(uri)
     if _is_s3(uri):
-        return s3.open_input(fs, path, partial(_do, "read", uri))
+        return s3.open_input(fs, path, partial(attempt, "read", uri))
     options = {} if is_local(uri) else {"cache_type": "none"}
-    return _do("read", uri, partial(fs.open, path, "rb", **options))
+    return attempt("read", uri, partial(fs.open, path, "rb", **options))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole object. Raises InputError where it cannot be read."""
     fs, path = filesystem(uri)
-    return cast("bytes", _do("read", uri, partial(fs.cat_file, path)))
+    return cast("bytes", attempt("read", uri, partial(fs.cat_file, path)))
 
 
 def read_text(uri: str) -> str:
@@ -136,7 +136,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     fs, path = filesystem(uri)
     if is_local(uri):
-        _do("write", uri, partial(local.write, path, (data,)))
+        attempt("write", uri, partial(local.write, path, (data,)))
     else:
         _put(uri, fs, path, data)
 
@@ -149,10 +149,10 @@ def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
     """
     fs, path = filesystem(uri)
     if is_local(uri):
-        _do("write", uri, partial(local.write, path, chunks))
+        attempt("write", uri, partial(local.write, path, chunks))
         return
     with tempfile.TemporaryFile() as spool:
-        _do("write", tempfile.gettempdir(), partial(spool.writelines, chunks))
+        attempt("write", tempfile.gettempdir(), partial(spool.writelines, chunks))
         spool.flush()
         with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _put(uri, fs, path, data)
@@ -160,7 +160,7 @@ def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
 
 def _put(uri: str, fs: fsspec.AbstractFileSystem, path: str, data: bytes | mmap.mmap) -> None:
     with _writing:
-        _do("write", uri, partial(s3.write if _is_s3(uri) else _pipe, fs, path, data))
+        attempt("write", uri, partial(s3.write if _is_s3(uri) else _pipe, fs, path, data))
 
 
 def _pipe(fs: fsspec.AbstractFileSystem, path: str, data: bytes | mmap.mmap) -> None:
@@ -170,7 +170,7 @@ def _pipe(fs: fsspec.AbstractFileSystem, path: str, data: bytes | mmap.mmap) -> 
 def remove(uri: str) -> None:
     """Remove an object, or a folder with all below it; nothing where it is absent."""
     fs, path = filesystem(uri)
-    _do("remove", uri, partial(s3.remove if _is_s3(uri) else _remove, fs, path))
+    attempt("remove", uri, partial(s3.remove if _is_s3(uri) else _remove, fs, path))
 
 
 def _remove(fs: fsspec.AbstractFileSystem, path: str) -> None:
@@ -182,7 +182,7 @@ def remove_asides(uri: str) -> None:
     """Remove what killed writers left below a folder: files aside, on S3 unfinished uploads."""
     fs, folder = filesystem(uri)
     if _is_s3(uri):
-        _do("remove", uri, partial(s3.abort_uploads, fs, folder))
+        attempt("remove", uri, partial(s3.abort_uploads, fs, folder))
     elif is_local(uri):
         local.remove_asides(folder)
 
@@ -193,7 +193,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     suffixes: endings to keep, lower case (".png"); empty keeps all. An absent folder is empty.
     """
     fs, path = filesystem(uri)
-    found: list[str] = _do("read", uri, lambda: s3.or_absent(lambda: list(fs.find(path)), []))
+    found: list[str] = attempt("read", uri, lambda: s3.or_absent(lambda: list(fs.find(path)), []))
     root = path.rstrip("/") + "/"
     return [
         _with_scheme(fs, name)
@@ -215,7 +215,7 @@ def sizes(uris: Sequence[str]) -> list[int]:
         folder, name = parent(uri), uri.rpartition("/")[2]
         if folder not in listed:
             fs, path = filesystem(folder)
-            entries = _do("read", folder, partial(fs.ls, path, detail=True))
+            entries = attempt("read", folder, partial(fs.ls, path, detail=True))
             listed[folder] = {e["name"].rpartition("/")[2]: int(e["size"] or 0) for e in entries}
         if name not in listed[folder]:
             raise InputError(f"wanted an object at {public_uri(uri)}, came none: check the path")
@@ -226,7 +226,7 @@ def sizes(uris: Sequence[str]) -> list[int]:
 def glob_files(pattern: str) -> list[str]:
     """URIs of the objects that match a glob (`*`, `?`, `[..]`, `**`), in order of path."""
     fs, path = filesystem(pattern)
-    names = _do("read", pattern, partial(s3.glob if _is_s3(pattern) else _glob, fs, path))
+    names = attempt("read", pattern, partial(s3.glob if _is_s3(pattern) else _glob, fs, path))
     return [_with_scheme(fs, name) for name in sorted(names)]
 
 
@@ -247,7 +247,7 @@ def _is_s3(uri: str) -> bool:
     return uri.startswith(("s3://", "s3a://"))
 
 
-def _do(verb: str, uri: str, call: Callable[[], T]) -> T:
+def attempt(verb: str, uri: str, call: Callable[[], T]) -> T:
     """The call's result: in remote storage with patience, on local disk at the first try.
 
     What is refused for good becomes an InputError in words.
