@@ -11,37 +11,27 @@ from pathlib import Path
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
-from tests.chaos.places import Bucket, Place, survey
 from tests.chaos.rounds import Tally, do, rounds
+from tests.chaos.world import world
 from tests.s3 import s3_server
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do rounds in both places; 1 where one did not end as an undisturbed run does."""
+    """Do rounds; 1 where one did not end as an undisturbed run does."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first round's seed")
     given = parser.parse_args(arguments)
     tally = Tally()
-    with tempfile.TemporaryDirectory() as folder, s3_server(_made(Path(folder) / "s3")) as server:
-        os.environ.update(server.environment())
-        places = made_places(_made(Path(folder) / "disk"), server)
-        for round_ in rounds(given.rounds, given.first):
-            print(do(round_, places[round_.place], tally), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        server, work = Path(folder) / "s3", Path(folder) / "work"
+        server.mkdir()
+        work.mkdir()
+        with s3_server(server) as s3, world(work, s3) as around:
+            for round_ in rounds(given.rounds, given.first):
+                print(do(round_, around, tally), flush=True)
     print(tally.line())
     return 0 if tally.sound else 1
-
-
-def made_places(folder: Path, server) -> dict[str, Place]:
-    """Both places, made ready; the environment is the server's."""
-    source = survey(folder)
-    disk, bucket = Place(str(_made(folder / "place"))), Bucket(f"{server.uri}/chaos", server)
-    return {place.name: place.make(source) for place in (disk, bucket)}
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 if __name__ == "__main__":

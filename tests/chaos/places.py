@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import boto3
 import pyarrow as pa
@@ -25,23 +25,20 @@ COUNT, ROWS = 300, 10
 
 
 class Place:
-    """A folder on local disk, with what verbs need: see Place.made.
-
-    environment: of the commands.
-    """
+    """A folder on local disk, with what verbs need once it is made."""
 
     name = "local disk"
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.environment: dict[str, str] = {}
+        self._options: dict[str, list[str]] = {}
         self._units: dict[str, int] = {}
 
     def join(self, *names: str) -> str:
         """A URI below the folder."""
         return "/".join([self.root, *names])
 
-    def make(self, source: Path) -> "Place":
+    def make(self, source: Path, environment: dict[str, str]) -> Self:
         """Lay down a survey and a model, and do every verb once, undisturbed."""
         table = self.put(source, "survey.parquet")
         model = self.join("model")
@@ -53,7 +50,9 @@ class Place:
         }
         for verb in self._options:
             command = self.command(verb, self.reference(verb))
-            subprocess.run(command, env=self._environ(), check=True, capture_output=True)
+            subprocess.run(
+                command, env={**os.environ, **environment}, check=True, capture_output=True
+            )
             names = self.contents(self.reference(verb))
             self._units[verb] = sum(name.startswith("rejects/") for name in names)
         return self
@@ -93,9 +92,6 @@ class Place:
         """Remove a folder."""
         shutil.rmtree(out)
 
-    def _environ(self) -> dict[str, str]:
-        return {**os.environ, **self.environment}
-
 
 class Bucket(Place):
     """The same on an S3 server; looked at by boto3, not by what is tested."""
@@ -104,7 +100,6 @@ class Bucket(Place):
 
     def __init__(self, root: str, server: S3Server) -> None:
         super().__init__(root)
-        self.environment = server.environment()
         self._client: Any = boto3.client(
             "s3",
             endpoint_url=server.endpoint,
