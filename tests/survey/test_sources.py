@@ -12,7 +12,7 @@ import pytest
 
 from avader.errors import InputError, StorageError
 from avader.io import storage
-from avader.survey import sources
+from avader.survey import image_files
 from avader.survey.sources import describe_row, read_ids, read_unit
 from tests.survey.samples import everything, opened, refused, table, write
 
@@ -36,7 +36,8 @@ class TestFiles:
             str(tmp_path / name) for name in sorted(self.NAMES)
         ]
         found = everything(source)
-        assert found.column_names == ["object_id", "image", "problem"]
+        assert found.column_names == ["object_id", "source_row", "image", "problem"]
+        assert found["source_row"].to_pylist() == list(range(7))
         assert found["object_id"].to_pylist() == ["a-b", "a.b/c", "a/1", "a/1", "a/2", "b", "z"]
         assert found["image"].to_pylist() == [name.encode() for name in sorted(self.NAMES)]
         assert found["problem"].null_count == 7
@@ -95,7 +96,7 @@ class TestFiles:
 
     def test_file_too_large_for_a_cutout_is_not_read_whole(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png", "long-name.png")
-        monkeypatch.setattr(sources, "MAX_BYTES", 6)
+        monkeypatch.setattr(image_files, "MAX_BYTES", 6)
         assert everything(opened(tmp_path))["problem"].to_pylist() == [
             None,
             "long-name.png is larger than 6 bytes, too large for a cutout",
@@ -116,6 +117,7 @@ class TestTable:
         found = everything(source)
         assert found.column_names == [
             "object_id",
+            "source_row",
             "ra",
             "dec",
             "image",
@@ -163,7 +165,9 @@ class TestTable:
             "row 3 of a.parquet",
             "row 0 of b.parquet",
         ]
-        assert everything(opened(tmp_path))["label"].to_pylist() == [0, 1, 2, 3, 0, 1, 2]
+        found = everything(opened(tmp_path), 3)
+        assert found["label"].to_pylist() == [0, 1, 2, 3, 0, 1, 2]
+        assert found["source_row"].to_pylist() == list(range(7))
 
     def test_other_names(self, tmp_path):
         uri = table(tmp_path / "t.parquet", drop=["object_id", "ra", "dec", "image"])
@@ -213,7 +217,8 @@ class TestTable:
     def test_table_without_positions(self, tmp_path):
         source = opened(table(tmp_path / "t.parquet", drop=["ra", "dec"]))
         assert not source.has_positions
-        assert everything(source).column_names == ["object_id", "image", "problem", "label"]
+        names = everything(source).column_names
+        assert names == ["object_id", "source_row", "image", "problem", "label"]
 
     def test_table_that_changed_since(self, tmp_path):
         uri = table(tmp_path / "t.parquet", 10)
