@@ -1,10 +1,10 @@
 """Ids that occur twice, found before packing: the first in source order is kept.
 
-Workers send 16-byte digests of ids, never rows; one task compares them, so the result is the same
-for any number of workers.
+Workers send 16-byte digests of ids, never rows; the driver compares them in source order, so the
+result is the same for any number of workers.
 """
 
-import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,11 +12,12 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from avader.catalogue.repeats import Digests, id_digests
+from avader.io.spool import IdSpool
 from avader.plan import Unit
 from avader.survey.sources import describe_row, read_ids
 
-Digests = NDArray[np.uint64]
-# Few enough that their results travel by Ray's object store, not inside one task's description.
+# Few, since small results of tasks, of up to 100 kB, stay in the driver's memory.
 MOST_TASKS = 200
 
 
@@ -32,18 +33,28 @@ class Duplicates:
 
 
 def find_duplicates(units: Sequence[Unit]) -> Duplicates:
-    """Compare the ids of all units on the cluster."""
+    """Compare the ids of all units on the cluster.
+
+    Memory of the driver is IdSpool's, besides the rows to refuse; digests that wait for it are in
+    Ray's object store, which moves them to disk where there are too many.
+    """
     step = max(1, -(-len(units) // MOST_TASKS))
-    groups = [units[start : start + step] for start in range(0, len(units), step)]
-    repeats = ray.get(_repeats.remote(*[_digests.remote(group) for group in groups]))
-    starts = np.cumsum([0, *repeats["counts"]])
+    waiting = deque(
+        _digests.remote(units[start : start + step]) for start in range(0, len(units), step)
+    )
+    counts = [np.zeros(1, np.int64)]
     by_unit: dict[str, dict[int, str]] = {}
-    for repeated, kept in zip(repeats["repeated"], repeats["kept"], strict=True):
-        unit, row = _locate(units, starts, repeated)
-        kept_unit, kept_row = _locate(units, starts, kept)
-        by_unit.setdefault(unit.name, {})[row] = (
-            f"the same id came first in {describe_row(kept_unit, kept_row)}"
-        )
+    with IdSpool() as spool:
+        while waiting:
+            digests, rows = ray.get(waiting.popleft())
+            spool.add(digests)
+            counts.append(rows)
+        starts = np.cumsum(np.concatenate(counts))
+        for repeated, kept in spool.repeats():
+            unit, row = _locate(units, starts, repeated)
+            by_unit.setdefault(unit.name, {})[row] = (
+                f"the same id came first in {describe_row(*_locate(units, starts, kept))}"
+            )
     return Duplicates(by_unit)
 
 
@@ -54,36 +65,6 @@ def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple
 
 @ray.remote(num_cpus=1)
 def _digests(units: Sequence[Unit]) -> tuple[Digests, NDArray[np.int64]]:
-    """(N, 2) words of each id's digest, (0, 0) for a row without an id; and each unit's rows."""
-    ids = [read_ids(unit) for unit in units]
-    raw = b"".join(
-        hashlib.blake2b(name.encode(), digest_size=16).digest() if name else bytes(16)
-        for names in ids
-        for name in names
-    )
-    counts = np.array([len(names) for names in ids], np.int64)
-    return np.frombuffer(raw, np.uint64).reshape(-1, 2), counts
-
-
-@ray.remote(num_cpus=1)
-def _repeats(*groups: tuple[Digests, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """Global rows that repeat an earlier one, and that earlier one; and the rows of each unit."""
-    digests = [np.zeros((0, 2), np.uint64), *(digests for digests, _ in groups)]
-    repeated, kept = repeated_rows(np.concatenate(digests))
-    counts = [np.zeros(0, np.int64), *(counts for _, counts in groups)]
-    return {"repeated": repeated, "kept": kept, "counts": np.concatenate(counts)}
-
-
-def repeated_rows(digests: Digests) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows (in order) whose digest occurred before, and the first row that has it.
-
-    digests: (N, 2); rows of zeros are no ids and never repeat.
-    """
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal digests stay in row order
-    ordered = digests[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    kept = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
-    again = ~first & ordered.any(axis=1)
-    rows = np.argsort(order[again], kind="stable")
-    return order[again][rows], kept[again][rows]
+    """(N, 2) words of the digests of the units' ids; and the number of rows of each unit."""
+    found = [id_digests(read_ids(unit)) for unit in units]
+    return np.concatenate(found), np.array([len(digests) for digests in found], np.int64)
