@@ -21,7 +21,7 @@ from avader.catalogue import rows
 from avader.errors import InputError
 from avader.inference.checks import check_images, check_latents
 from avader.inference.engine import Doubles, Engine, Floats, Images, Latents, Precision
-from avader.io import manifest, models, shards, storage
+from avader.io import growth, models, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.mixture.sample import mixture_arrays, sample
@@ -197,4 +197,4 @@ def open_catalogue(uri: str) -> Catalogue:
 
     Raises InputError where the folder is not finished.
     """
-    return Catalogue(manifest.read_manifest(storage.absolute(uri)))
+    return Catalogue(growth.read_whole(storage.absolute(uri)))

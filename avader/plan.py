@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -56,7 +57,7 @@ class Plan:
     settings: Mapping[str, Any]
     units: tuple[Unit, ...] = field(default=())
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the plan as canonical JSON."""
         text = canonical_json({"kind": self.kind, "settings": self.settings, "units": self.units})
@@ -96,6 +97,8 @@ def canonical_json(value: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Unit | Receipt):
+    if isinstance(value, Unit):  # many: asdict would copy the inputs to their depths
+        return {"name": value.name, "inputs": value.inputs}
+    if isinstance(value, Receipt):
         return asdict(value)
     raise TypeError(f"not a JSON value: {value!r}")

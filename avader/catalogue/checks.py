@@ -1,13 +1,11 @@
 """What `verify` asks of the rows of a part: pure functions of tables, giving the faults found."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 Faults = list[str]
 # float32 probabilities of K components: each is rounded by at most 6e-8.
@@ -119,22 +117,6 @@ CHECKS: dict[str, tuple[RowCheck, ...]] = {
     ),
     "synthetic": (RowCheck("numbers", "finite latents in {}", ("latent",), latents),),
 }
-
-
-def id_digests(table: pa.Table) -> NDArray[np.uint64]:
-    """(N, 2) words of a 128-bit digest of each row's id."""
-    raw = b"".join(
-        hashlib.blake2b((name or "").encode(), digest_size=16).digest()
-        for name in table["object_id"].to_pylist()
-    )
-    return np.frombuffer(raw, np.uint64).reshape(-1, 2)
-
-
-def repeated_rows(digests: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Which rows of (N, 2) digests repeat an earlier one, in order."""
-    again = np.ones(len(digests), bool)
-    again[np.unique(digests, axis=0, return_index=True)[1]] = False
-    return np.flatnonzero(again)
 
 
 def _matrix(table: pa.Table, name: str) -> np.ndarray:

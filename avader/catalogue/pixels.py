@@ -5,6 +5,7 @@ by `_healpix_29` lie pixel by pixel at every order.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,12 @@ class Pixel:
         shift = 2 * (SPATIAL_ORDER - self.order)
         return self.number << shift, (self.number + 1) << shift
 
+    @property
+    def finest(self) -> slice:
+        """The pixels of order 10 within it."""
+        shift = 2 * (FINEST - self.order)
+        return slice(self.number << shift, (self.number + 1) << shift)
+
     def at(self, order: int) -> "Pixel":
         """The pixel of a lower order that it lies in; itself at its own order."""
         return Pixel(order, self.number >> 2 * (self.order - order))
@@ -49,23 +56,37 @@ def named_pixel(unit: str) -> Pixel | None:
     return None if found is None else Pixel(int(found[1]), int(found[2]))
 
 
-def adaptive_pixels(counts: NDArray[np.integer], *, limit: int) -> list[Pixel]:
+def adaptive_pixels(
+    counts: NDArray[np.integer], *, limit: int, given: Sequence[Pixel] = ()
+) -> list[Pixel]:
     """The coarsest pixels with at most `limit` objects each, in nested order; they hold all.
 
     counts: (12 * 4**10,) objects of every pixel of order 10. One of these is not split, whatever
-    it holds. Pixels without an object are left out.
+    it holds. Pixels without an object are left out. given: pixels, none within another, that a
+    data set was cut into before; those stay as they are, and others are cut beside them.
     """
-    pyramid = [counts]  # from order 10 down to 0
+    taken = np.zeros(len(counts), bool)
+    for pixel in given:
+        taken[pixel.finest] = True
+    kept = [pixel for pixel in given if counts[pixel.finest].any()]
+    cut = _cut(np.where(taken, 0, counts), taken, limit)
+    return sorted([*kept, *cut], key=lambda pixel: pixel.span)
+
+
+def _cut(counts: NDArray[np.integer], taken: NDArray[np.bool_], limit: int) -> Iterator[Pixel]:
+    """The coarsest pixels with at most so many objects, and nothing in them that is taken."""
+    levels = [(counts, taken)]  # from order 10 down to 0
     for _ in range(FINEST):
-        pyramid.append(pyramid[-1].reshape(-1, 4).sum(axis=1))
-    found: list[Pixel] = []
-    open_pixels = np.arange(len(pyramid[-1]))
-    for order, held in enumerate(reversed(pyramid)):
-        open_pixels = open_pixels[held[open_pixels] > 0]
-        fits = (held[open_pixels] <= limit) | (order == FINEST)
-        found += [Pixel(order, int(number)) for number in open_pixels[fits]]
-        open_pixels = (4 * open_pixels[~fits, None] + np.arange(4)).ravel()
-    return sorted(found, key=lambda pixel: pixel.span)
+        held, full = levels[-1]
+        levels.append(
+            (held.reshape(-1, 4).sum(axis=1), np.logical_or.reduce(full.reshape(-1, 4), axis=1))
+        )
+    here = np.arange(12)
+    for order, (held, full) in enumerate(reversed(levels)):
+        here = here[held[here] > 0]
+        fits = ((held[here] <= limit) & ~full[here]) | (order == FINEST)
+        yield from (Pixel(order, int(number)) for number in here[fits])
+        here = (4 * here[~fits, None] + np.arange(4)).ravel()
 
 
 def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:

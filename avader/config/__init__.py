@@ -8,6 +8,7 @@ caller gives the text.
 from avader.config.base import ClusterSettings, JobSettings, Machine, UnitSettings
 from avader.config.catalogues import (
     ClassifySettings,
+    CompactSettings,
     ExportSettings,
     GenerateSettings,
     InferenceSettings,
@@ -22,6 +23,7 @@ __all__ = [
     "SETTINGS",
     "ClassifySettings",
     "ClusterSettings",
+    "CompactSettings",
     "ExportSettings",
     "GenerateSettings",
     "ImportPublishedSettings",

@@ -68,6 +68,21 @@ class GenerateSettings(InferenceSettings):
     """Objects of a shard."""
 
 
+class CompactSettings(UnitSettings):
+    """Join a grown folder's increments into one, in a new folder; the grown one stays.
+
+    Where rows have positions, pixels are cut anew: small ones are joined, large ones split.
+    """
+
+    data: str
+    """Folder URI of packed cutouts or of a classified catalogue."""
+    out: str
+    """Folder URI of the compacted one."""
+    rows_per_shard: int = Field(0, ge=0)
+    """Most objects of a shard; 0 takes what the cutouts were packed with, 100,000 of a
+    catalogue."""
+
+
 class VerifySettings(JobSettings):
     """Check a catalogue or packed data: counts, digests, schema, duplicates, probabilities."""
 

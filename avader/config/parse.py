@@ -12,6 +12,7 @@ from pydantic_settings import SettingsError
 from avader.config.base import JobSettings
 from avader.config.catalogues import (
     ClassifySettings,
+    CompactSettings,
     ExportSettings,
     GenerateSettings,
     ReportSettings,
@@ -29,6 +30,7 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
     "tune": TuneSettings,
     "import-published": ImportPublishedSettings,
     "classify": ClassifySettings,
+    "compact": CompactSettings,
     "generate": GenerateSettings,
     "verify": VerifySettings,
     "report": ReportSettings,

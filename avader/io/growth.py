@@ -22,13 +22,13 @@ from avader.io.models import parse_json
 LATEST = "latest.json"
 
 
-def read_whole(uri: str, *, kind: str | None = None) -> Manifest:
+def read_whole(uri: str, *, kind: str | None = None, version: int = 0) -> Manifest:
     """A finished folder with all its increments as one: parts in order of increment.
 
     Paths are below the folder; settings and facts are the first increment's; the digest is the
-    version's. Raises InputError as read_manifest does.
+    version's. version: the newest one for 0. Raises InputError as read_increments does.
     """
-    found = read_increments(uri, kind=kind)
+    found = read_increments(uri, kind=kind, version=version)
     if len(found) == 1:
         return found[0]
     parts = [
@@ -41,12 +41,19 @@ def read_whole(uri: str, *, kind: str | None = None) -> Manifest:
     return replace(found[0], parts=parts, totals=totals, digest=digest)
 
 
-def read_increments(uri: str, *, kind: str | None = None) -> list[Manifest]:
-    """The manifests of the newest version's increments, the first one first.
+def read_increments(uri: str, *, kind: str | None = None, version: int = 0) -> list[Manifest]:
+    """The manifests of a version's increments, the first one first; the newest version's for 0.
 
-    Raises InputError as read_manifest does, and where a manifest is not the one that was listed.
+    Raises InputError as read_manifest does, where there is no such version, and where a manifest
+    is not the one that was listed.
     """
-    number = latest(uri)
+    newest = latest(uri)
+    number = version or newest
+    if number > newest:
+        raise InputError(
+            f"wanted {number} increments in {storage.public_uri(uri)}, got {newest}; add what is "
+            "missing"
+        )
     if number == 1:
         return [read_manifest(uri, kind=kind)]
     where = _version(uri, number)
@@ -59,6 +66,12 @@ def read_increments(uri: str, *, kind: str | None = None) -> list[Manifest]:
                 "manifest; bring it back, or make the folder again"
             )
     return found
+
+
+def data_of(held: Manifest) -> list[str]:
+    """Digests of the cutouts that an increment was made from: of one, or what compact joined."""
+    made_from = held.settings["data"]
+    return [made_from] if isinstance(made_from, str) else list(made_from)
 
 
 def latest(uri: str) -> int:

@@ -12,17 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from avader.catalogue.selection import Ranges, Selection
 from avader.errors import InputError
 from avader.io import storage
 from avader.plan import Receipt, Unit, canonical_json, part_name, rejects_name
+
+if TYPE_CHECKING:  # what they load, astropy and pandas, takes a second, and few verbs need it
+    import pyarrow.dataset as ds
+
+    from avader.catalogue.selection import Ranges, Selection
 
 # Bytes depend on these, so every plan records them.
 WRITER = {"compression": "zstd", "compression_level": 3, "row_group_size": 2000, "version": "2.6"}
@@ -103,7 +106,7 @@ def read_schema(uri: str, path: str) -> pa.Schema:
         return pq.ParquetFile(file, pre_buffer=False).schema_arrow
 
 
-def select_rows(uri: str, path: str, selection: Selection, columns: Sequence[str]) -> pa.Table:
+def select_rows(uri: str, path: str, selection: "Selection", columns: Sequence[str]) -> pa.Table:
     """The wanted rows of a part, these columns alone.
 
     Row groups that by their statistics cannot hold a wanted row are not read; of the others the
@@ -128,7 +131,7 @@ def select_rows(uri: str, path: str, selection: Selection, columns: Sequence[str
         return read([group for group, _ in hits], columns).filter(pa.array(mask))
 
 
-def _group_ranges(metadata: pq.FileMetaData, names: Sequence[str]) -> list[Ranges]:
+def _group_ranges(metadata: pq.FileMetaData, names: Sequence[str]) -> "list[Ranges]":
     """For each row group the least and greatest value of these columns, where they are known."""
     paths = {metadata.schema.column(at).path: at for at in range(metadata.num_columns)}
     known = {name: paths[name] for name in names if name in paths}
@@ -155,8 +158,10 @@ def read_whole_part(uri: str, part: Mapping[str, Any]) -> pa.Table:
     return read_table(pa.BufferReader(data))
 
 
-def open_dataset(uri: str, paths: Sequence[str]) -> ds.Dataset:
+def open_dataset(uri: str, paths: Sequence[str]) -> "ds.Dataset":
     """Parts of a finished folder as one pyarrow dataset, in the order given."""
+    import pyarrow.dataset as ds
+
     filesystem, root = storage.arrow_filesystem(uri)
     return ds.dataset(
         [storage.join(root, path) for path in paths], filesystem=filesystem, format="parquet"

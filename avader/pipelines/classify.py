@@ -4,77 +4,45 @@ A unit is a shard of cutouts; its part has the same name. Numbers depend on the 
 model alone: the engine computes fixed tiles, posteriors are in float64 from what it encoded.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from avader.api import Model, load_model
-from avader.catalogue import rows, schema
-from avader.catalogue.provenance import package_versions, provenance
+from avader.catalogue.provenance import package_versions
 from avader.config import ClassifySettings
 from avader.errors import InputError
-from avader.images.checks import Reason
-from avader.inference.symmetry import stability
-from avader.io import manifest, shards, storage
+from avader.io import growth, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
-from avader.pipelines.closing import close
-from avader.pipelines.cluster import TORCH_DEVICE
-from avader.pipelines.dry_run import TRIAL_ROWS, Trial
-from avader.pipelines.progress import Progress
-from avader.pipelines.stages import Stage, UnitRows
-from avader.pipelines.units import finish_folder
+from avader.pipelines.finished import is_done, say_finished
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
 
-Columns = dict[str, np.ndarray]
-
 
 def run(settings: ClassifySettings) -> None:
-    """Classify packed cutouts. Raises InputError for bad input before any work starts."""
-    data = manifest.read_manifest(storage.absolute(settings.data), kind="cutouts")
+    """Classify packed cutouts, those of each increment that the catalogue has not yet.
+
+    Raises InputError for bad input before any work starts.
+    """
+    out = storage.absolute(settings.out)
+    held = growth.read_increments(storage.absolute(settings.data), kind="cutouts")
     model = read_model(storage.absolute(settings.model))
-    differing = check_match(data, model, accepted=settings.accept_mismatch)
-    plan = _plan(settings, data, model)
-    written = finish_folder(
-        plan,
-        settings,
-        opening=f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
-        f"with model {model.digest[:12]}",
-        prepare=lambda: [
-            Stage("read", partial(partial, _read, data.uri)),
-            Stage("classify", partial(ClassifyUnit, settings), pooled=True),
-        ],
-        trial=Trial(
-            data.totals["rows"],
-            sum(part["size"] for part in data.parts),
-            partial(_trial, settings, data),
-        ),
-        progress=Progress("classified", data.totals["rows"]),
-        facts=_facts(model),
-        provenance=provenance(
-            model=model.digest,
-            data=data.digest,
-            preprocessing_accepted=differing,
-            precision=settings.precision,
-            backend=f"torch {TORCH_DEVICE[settings.device]}",
-            tile=settings.tile,
-        ),
-        device=settings.device,
-    )
-    if written is not None:
-        close(written, model, out=settings.out, address=settings.summary_url)
+    differing = check_match(held[0], model, accepted=settings.accept_mismatch)
+    plans = [_plan(settings, data, model) for data in held]
+    folders = [growth.folder(out, number) for number in range(1, len(held) + 1)]
+    done = [is_done(plan, folder) for plan, folder in zip(plans, folders, strict=True)]
+    if all(done) and not settings.dry_run:
+        growth.publish(out, len(held))
+        say_finished(settings)
+        return
+    # Here, since torch and Ray take seconds to load, and a catalogue that is there needs neither.
+    from avader.pipelines.classifying import classify
 
-
-def _trial(settings: ClassifySettings, data: Manifest) -> Callable[[], UnitRows]:
-    part = next(part for part in data.parts if part["rows"])
-    cutouts = shards.read_part(data.uri, part["path"]).slice(0, TRIAL_ROWS)
-    return partial(ClassifyUnit(settings), Unit("trial", {}), cutouts)
+    for at in [at for at in range(len(held)) if not done[at]]:
+        step = settings.model_copy(update={"out": folders[at]})
+        classify(step, plans[at], held[at], model, accepted=differing)
+        if not settings.dry_run:
+            growth.publish(out, at + 1)
 
 
 def check_match(
@@ -150,115 +118,3 @@ def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan
             for part in data.parts
         ),
     )
-
-
-def _facts(model: ModelFiles) -> dict[str, Any]:
-    return {
-        "components": model.config["mixture"]["components"],
-        "latent": model.config["network"]["latent"],
-    }
-
-
-def _read(uri: str, unit: Unit, _: None) -> pa.Table:
-    return shards.read_whole_part(uri, unit.inputs)
-
-
-@dataclass
-class ClassifyUnit:
-    """Classifies one shard after another with a model held in this process."""
-
-    settings: ClassifySettings
-    model: Model = field(init=False)
-    low_likelihood: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        uri = storage.absolute(self.settings.model)
-        self.model = load_model(
-            uri,
-            device=TORCH_DEVICE[self.settings.device],
-            precision=self.settings.precision,
-            tile=self.settings.tile,
-        )
-        self.low_likelihood = self.model.config["low_likelihood"]
-
-    def __call__(self, unit: Unit, cutouts: pa.Table) -> UnitRows:
-        """Classify a shard's cutouts batch by batch."""
-        pixels = rows.pixels(cutouts["image"])
-        batch = self.settings.batch
-        parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
-        columns = _concatenated(parts, self.numbers(pixels[:0]))
-        good = np.isfinite(columns["log_likelihood"])
-        good &= np.isfinite(columns["latent_logvar"]).all(axis=1)
-        rejects = [
-            rows.Reject(str(name), Reason.NOT_FINITE, "the encoder's output is not finite")
-            for name in cutouts["object_id"].filter(pa.array(~good)).to_pylist()
-        ]
-        return UnitRows(
-            rows_in=cutouts.num_rows,
-            table=self._table(cutouts, columns).filter(pa.array(good)),
-            rejects=rows.reject_table(rejects, unit.name),
-        )
-
-    def numbers(self, pixels: np.ndarray) -> Columns:
-        """The catalogue's numbers of these images.
-
-        pixels: (B, C, H, W) as packed. Returns columns of B rows each.
-        """
-        mean, logvar = self.model.encode(pixels)
-        probability = self.model.posterior(mean)
-        component = probability.argmax(axis=1).astype(np.int16)
-        asked = {}
-        if self.settings.stability:
-            asked["stability"] = stability(pixels, component, self._posterior)
-        return {
-            "latent_mean": mean,
-            "latent_logvar": logvar,
-            "component": component,
-            "probability": probability,
-            "probability_broad": self.model.integrated_posterior(mean, logvar),
-            "log_likelihood": self.model.log_likelihood(mean),
-            "reconstruction_error": self._reconstruction_error(pixels, mean),
-            **asked,
-        }
-
-    def _posterior(self, pixels: np.ndarray) -> np.ndarray:
-        """(B, K) probabilities of the components, at the encoder's mean."""
-        return self.model.posterior(self.model.encode(pixels)[0])
-
-    def _reconstruction_error(self, pixels: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """(B,) mean squared error per pixel, in float64; NaN where it was not asked for."""
-        if not self.settings.reconstruction:
-            return np.full(len(pixels), np.nan)
-        scale = 255 if pixels.dtype == np.uint8 else 1
-        residual = pixels.astype(np.float64) / scale - self.model.decode(mean)
-        return np.square(residual).mean(axis=(1, 2, 3))
-
-    def _table(self, cutouts: pa.Table, columns: Columns) -> pa.Table:
-        probability = columns["probability"]
-        low = columns["log_likelihood"] < self.low_likelihood
-        error = pa.array(columns["reconstruction_error"], pa.float32(), from_pandas=True)
-        ours = {
-            **columns,
-            "entropy": entropy(probability),
-            "reconstruction_error": error,
-            "flags": cutouts["flags"].to_numpy() | low * np.int32(schema.Flag.LOW_LIKELIHOOD),
-        }
-        wanted = schema.classified_schema(
-            latent=columns["latent_mean"].shape[1],
-            components=probability.shape[1],
-            positions="ra" in cutouts.column_names,
-            optional=[*cutouts.column_names, *columns],
-            carried=schema.carried_fields(cutouts.schema),
-        )
-        carried = {name: cutouts[name] for name in wanted.names if name not in ours}
-        return rows.table(wanted, {**carried, **ours})
-
-
-def entropy(probability: np.ndarray) -> np.ndarray:
-    """Entropy in nats of each row of (B, K) probabilities; 0 log 0 is 0."""
-    logs = np.log(np.where(probability > 0, probability, 1))
-    return -(probability * logs).sum(axis=1)
-
-
-def _concatenated(parts: list[Columns], empty: Columns) -> Columns:
-    return {name: np.concatenate([part[name] for part in [*parts, empty]]) for name in empty}

@@ -1,10 +1,10 @@
 """Ids that occur twice, found before packing: the first in source order is kept.
 
-Workers send 16-byte digests of ids, never rows; one task compares them, so the result is the same
-for any number of workers.
+Workers send 16-byte digests of ids, never rows; the driver compares them in source order, so the
+result is the same for any number of workers.
 """
 
-import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +12,17 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from avader.catalogue.repeats import Digests, id_digests
+from avader.io import shards, storage
+from avader.io.manifest import Manifest
+from avader.io.spool import IdSpool
 from avader.plan import Unit
 from avader.survey.sources import describe_row, read_ids, row_number
 
-Digests = NDArray[np.uint64]
-# Few enough that their results travel by Ray's object store, not inside one task's description.
+# Few, since small results of tasks, of up to 100 kB, stay in the driver's memory.
 MOST_TASKS = 200
+PART = "part"
+"""Kind of what holds ids beside the kinds of a source's units: a part of an earlier increment."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,47 @@ class Duplicates:
         return {row: text for row, text in told if text is not None}
 
 
-def find_duplicates(units: Sequence[Unit]) -> Duplicates:
-    """Compare the ids of all units, in source order, on the cluster."""
-    step = max(1, -(-len(units) // MOST_TASKS))
-    groups = [units[start : start + step] for start in range(0, len(units), step)]
-    repeats = ray.get(_repeats.remote(*[_digests.remote(group) for group in groups]))
-    starts = np.cumsum([0, *repeats["counts"]])
+def find_duplicates(units: Sequence[Unit], earlier: Sequence[Manifest] = ()) -> Duplicates:
+    """Compare the ids of all units, in source order, on the cluster.
+
+    earlier: increments that a data set has already; their ids count as first. Memory of the driver
+    is IdSpool's, besides the rows to refuse; digests that wait for it are in Ray's object store,
+    which moves them to disk where there are too many.
+    """
+    holders = [*(part for held in earlier for part in _parts(held)), *units]
+    step = max(1, -(-len(holders) // MOST_TASKS))
+    waiting = deque(
+        _digests.remote(holders[start : start + step]) for start in range(0, len(holders), step)
+    )
+    counts = [np.zeros(1, np.int64)]
     by_number: dict[int, str] = {}
-    for repeated, kept in zip(repeats["repeated"], repeats["kept"], strict=True):
-        unit, row = _locate(units, starts, repeated)
-        kept_unit, kept_row = _locate(units, starts, kept)
-        by_number[row_number(unit, row)] = (
-            f"the same id came first in {describe_row(kept_unit, kept_row)}"
-        )
+    with IdSpool() as spool:
+        while waiting:
+            digests, rows = ray.get(waiting.popleft())
+            spool.add(digests)
+            counts.append(rows)
+        starts = np.cumsum(np.concatenate(counts))
+        for repeated, kept in spool.repeats():
+            holder, row = _locate(holders, starts, repeated)
+            where = _described(*_locate(holders, starts, kept))
+            by_number[row_number(holder, row)] = f"the same id came first in {where}"
     return Duplicates(by_number)
+
+
+def _parts(held: Manifest) -> list[Unit]:
+    """The parts of an increment, as what holds ids."""
+    return [
+        Unit(part["path"], {"kind": PART, "uri": held.uri, "path": part["path"]})
+        for part in held.parts
+        if part["rows"]
+    ]
+
+
+def _described(holder: Unit, row: int) -> str:
+    if holder.inputs["kind"] != PART:
+        return describe_row(holder, row)
+    uri, path = holder.inputs["uri"], holder.inputs["path"]
+    return f"{storage.public_uri(storage.join(uri, path))}, which the data set has already"
 
 
 def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple[Unit, int]:
@@ -54,37 +86,15 @@ def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple
 
 
 @ray.remote(num_cpus=1)
-def _digests(units: Sequence[Unit]) -> tuple[Digests, NDArray[np.int64]]:
-    """(N, 2) words of each id's digest, (0, 0) for a row without an id; and each unit's rows."""
-    ids = [read_ids(unit) for unit in units]
-    raw = b"".join(
-        hashlib.blake2b(name.encode(), digest_size=16).digest() if name else bytes(16)
-        for names in ids
-        for name in names
-    )
-    counts = np.array([len(names) for names in ids], np.int64)
-    return np.frombuffer(raw, np.uint64).reshape(-1, 2), counts
+def _digests(holders: Sequence[Unit]) -> tuple[Digests, NDArray[np.int64]]:
+    """(N, 2) words of the digests of the units' ids; and the number of rows of each unit."""
+    found = [id_digests(_ids(holder)) for holder in holders]
+    return np.concatenate(found), np.array([len(digests) for digests in found], np.int64)
 
 
-@ray.remote(num_cpus=1)
-def _repeats(*groups: tuple[Digests, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
-    """Global rows that repeat an earlier one, and that earlier one; and the rows of each unit."""
-    digests = [np.zeros((0, 2), np.uint64), *(digests for digests, _ in groups)]
-    repeated, kept = repeated_rows(np.concatenate(digests))
-    counts = [np.zeros(0, np.int64), *(counts for _, counts in groups)]
-    return {"repeated": repeated, "kept": kept, "counts": np.concatenate(counts)}
-
-
-def repeated_rows(digests: Digests) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows (in order) whose digest occurred before, and the first row that has it.
-
-    digests: (N, 2); rows of zeros are no ids and never repeat.
-    """
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal digests stay in row order
-    ordered = digests[order]
-    first = np.ones(len(order), bool)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    kept = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
-    again = ~first & ordered.any(axis=1)
-    rows = np.argsort(order[again], kind="stable")
-    return order[again][rows], kept[again][rows]
+def _ids(holder: Unit) -> list[str]:
+    if holder.inputs["kind"] != PART:
+        return read_ids(holder)
+    table = shards.read_part(holder.inputs["uri"], holder.inputs["path"], ["object_id"])
+    ids: list[str] = table["object_id"].to_pylist()
+    return ids

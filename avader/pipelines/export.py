@@ -16,7 +16,7 @@ from avader.catalogue.provenance import CITATION
 from avader.catalogue.selection import Cone, Selection
 from avader.config import ExportSettings
 from avader.errors import InputError
-from avader.io import export, manifest, shards, storage
+from avader.io import export, growth, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.progress import Progress, say
 
@@ -29,7 +29,7 @@ SHOWN = 5  # ids named in full
 def run(settings: ExportSettings) -> None:
     """Write the file. Raises InputError for bad input before any row is read, but for text that
     the format cannot hold, which only the rows show."""
-    held = manifest.read_manifest(storage.absolute(settings.catalogue))
+    held = growth.read_whole(storage.absolute(settings.catalogue))
     if held.kind not in ID_COLUMNS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")
     wanted = settings.format or export.format_of(settings.out)

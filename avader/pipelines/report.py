@@ -16,7 +16,8 @@ from avader.config import ReportSettings
 from avader.errors import InputError
 from avader.images.checks import REASON_MEANINGS
 from avader.io import shards, storage
-from avader.io.manifest import Manifest, read_manifest
+from avader.io.growth import data_of, read_increments, read_whole
+from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.sample import mixture_arrays
 from avader.model.files import build_model, parse_config
@@ -41,7 +42,7 @@ _LONGEST = 300  # characters of a value in the page's tables
 
 def run(settings: ReportSettings) -> None:
     """Write index.html. Raises InputError where model, catalogue and data do not match."""
-    catalogue = read_manifest(storage.absolute(settings.catalogue), kind="classified")
+    catalogue = read_whole(storage.absolute(settings.catalogue), kind="classified")
     files = read_model(storage.absolute(settings.model))
     _check_model(catalogue, files)
     data = _open_data(settings, catalogue)
@@ -76,8 +77,9 @@ def _check_model(catalogue: Manifest, files: ModelFiles) -> None:
 def _open_data(settings: ReportSettings, catalogue: Manifest) -> Manifest:
     """The packed cutouts that the catalogue was made from."""
     uri = settings.data or catalogue.settings["data_uri"]
+    made = [digest for one in read_increments(catalogue.uri) for digest in data_of(one)]
     try:
-        data = read_manifest(storage.absolute(uri), kind="cutouts")
+        found = read_increments(storage.absolute(uri), kind="cutouts", version=len(made))
     except InputError as error:
         if settings.data:
             raise
@@ -85,13 +87,13 @@ def _open_data(settings: ReportSettings, catalogue: Manifest) -> Manifest:
             f"{error}. The catalogue names that folder as its cutouts; say with --data where they "
             "are now"
         ) from error
-    wanted = catalogue.settings["data"]
-    if data.digest != wanted:
-        raise InputError(
-            f"wanted the cutouts that the catalogue was made from, {wanted}, got {data.digest} in "
-            f"{storage.public_uri(uri)}; give the --data of its classify command"
-        )
-    return data
+    for wanted, data in zip(made, found, strict=True):
+        if data.digest != wanted:
+            raise InputError(
+                f"wanted the cutouts that the catalogue was made from, {wanted}, got {data.digest} "
+                f"in {storage.public_uri(data.uri)}; give the --data of its classify command"
+            )
+    return read_whole(storage.absolute(uri), version=len(made))
 
 
 def _gather(

@@ -19,7 +19,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from avader.config import TrainSettings
 from avader.errors import InputError, TrainingError
-from avader.io import manifest, storage
+from avader.io import growth, manifest, storage
 from avader.io.manifest import Manifest
 from avader.io.models import read_model
 from avader.model.schedule import total_epochs
@@ -53,7 +53,7 @@ def run(settings: TrainSettings) -> None:
     """
     out, data = storage.absolute(settings.out), storage.absolute(settings.data)
     recipe = recipe_of(settings)
-    cutouts = manifest.read_manifest(data, kind="cutouts")
+    cutouts = growth.read_whole(data, kind="cutouts")
     check(recipe, cutouts)
     if settings.mlflow is not None:
         tracking.require_mlflow()

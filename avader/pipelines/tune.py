@@ -14,7 +14,7 @@ from ray.tune import TuneError
 
 from avader.config import TuneSettings
 from avader.errors import InputError, TrainingError
-from avader.io import manifest, storage
+from avader.io import growth, manifest, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.cluster import Pool, cluster
 from avader.pipelines.holding import holding
@@ -65,7 +65,7 @@ def run(settings: TuneSettings) -> None:
             "log = true }"
         )
     recipe = recipe.model_copy(update={"held_out": max(recipe.held_out, HELD_OUT)})
-    cutouts = manifest.read_manifest(data, kind="cutouts")
+    cutouts = growth.read_whole(data, kind="cutouts")
     _check(recipe, cutouts)
     if settings.memory_limit:
         check_memory(cutouts, recipe, gibibytes=settings.memory_limit, world=1)

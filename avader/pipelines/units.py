@@ -23,6 +23,7 @@ from avader.pipelines.attempts import Attempts
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import Device, Pool, cluster
 from avader.pipelines.dry_run import Trial, dry_run
+from avader.pipelines.finished import say_finished
 from avader.pipelines.holding import holding
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
@@ -74,7 +75,7 @@ def finish_folder(
     manifest.open_plan(out, plan)
     with holding(out, lambda: manifest.is_finished(out)) as unfinished:
         if not unfinished:
-            say(f"{settings.out} is finished already: nothing to do")
+            say_finished(settings)
             return None
         say(opening)
         with cluster(settings, device=device) as pool:

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avader.catalogue import checks, schema
+from avader.catalogue.repeats import id_digests
 from avader.config import VerifySettings
 from avader.errors import InputError, VerificationError
 from avader.images.checks import Reason
-from avader.io import manifest, storage
+from avader.io import growth, storage
 from avader.io.manifest import Manifest
+from avader.io.spool import IdSpool
 from avader.pipelines.progress import say
 
 # Faults told of a check that failed; the rest are counted.
@@ -24,7 +26,7 @@ SHOWN = 5
 
 def run(settings: VerifySettings) -> None:
     """Check a finished folder. Raises VerificationError, after all checks, where one failed."""
-    held = manifest.read_manifest(storage.absolute(settings.catalogue))
+    held = growth.read_whole(storage.absolute(settings.catalogue))
     if held.kind not in checks.CHECKS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")
     say(f"verifying {held.totals['rows']:,} rows of {held.kind} in {len(held.parts):,} parts")
@@ -82,18 +84,16 @@ class Audit:
         self.read_columns.add("index" if held.kind == "synthetic" else "object_id")
         self.faults: defaultdict[str, list[str]] = defaultdict(list)
         self.seen: Counter[str] = Counter()
-        self.ids = [np.zeros((0, 2), np.uint64)]
-        self.id_parts: list[str] = []
+        self.ids = IdSpool()
+        self.id_parts: list[tuple[str, int]] = []
         self.first_schema: pa.Schema | None = None
 
     def results(self) -> Iterator[Check]:
         """Every check; all but the first come once every part has been read."""
         yield self._listing()
-        start = 0
-        for part in self.held.parts:
-            self._audit_part(part, start)
-            self._audit_rejects(part)
-            start += part["rows"]
+        with self.ids:
+            self._read_parts()
+            self._find_duplicates()
         objects, rows = 2 * len(self.held.parts), self.held.totals["rows"]
         yield self._counts()
         yield self._check("digests", "SHA-256 of {}", objects, "objects")
@@ -104,9 +104,15 @@ class Audit:
         if self.held.kind == "synthetic":
             yield self._check("indices", "sequence from 0 of {}", rows)
         else:
-            self._find_duplicates()
             yield self._check("duplicates", "comparison of {}", rows, "ids")
         yield self._check("reasons", "of {}", self.held.totals["rejects"], "rejects")
+
+    def _read_parts(self) -> None:
+        start = 0
+        for part in self.held.parts:
+            self._audit_part(part, start)
+            self._audit_rejects(part)
+            start += part["rows"]
 
     def _check(self, name: str, asks: str, total: int, noun: str = "rows") -> Check:
         return Check(name, asks, self.faults[name], self.seen[name], total, noun)
@@ -114,9 +120,10 @@ class Audit:
     def _listing(self) -> Check:
         """Objects that the manifest doesn't list."""
         listed = {part[key] for part in self.held.parts for key in ("path", "rejects_path")}
+        folders = {path.rpartition("/")[0] for path in listed} | {"parts", "rejects"}
         found = {
             f"{folder}/{uri.rpartition('/')[2]}"
-            for folder in ("parts", "rejects")
+            for folder in folders
             for uri in storage.list_files(storage.join(self.held.uri, folder))
         }
         strangers = [f"{path}: not in the manifest" for path in sorted(found - listed)]
@@ -194,8 +201,8 @@ class Audit:
             self._check_indices(path, table, start)
         if "object_id" in sound:
             self.seen["duplicates"] += table.num_rows
-            self.ids.append(checks.id_digests(table))
-            self.id_parts.append(path)
+            self.ids.add(id_digests(table["object_id"].to_pylist()))
+            self.id_parts.append((path, table.num_rows))
 
     def _count(
         self, what: str, path: str, read: tuple[pa.Schema, pa.Table] | None, wanted: int
@@ -243,9 +250,11 @@ class Audit:
 
     def _find_duplicates(self) -> None:
         """Rows that repeat the id of an earlier one, by the part they are in."""
-        lengths = [len(digests) for digests in self.ids]
-        repeated = checks.repeated_rows(np.concatenate(self.ids))
-        owners = np.searchsorted(np.cumsum(lengths), repeated, side="right") - 1
-        for owner, rows in zip(*np.unique(owners, return_counts=True), strict=True):
-            fault = f"{self.id_parts[owner]}: {rows:,} rows repeat the id of another"
-            self.faults["duplicates"].append(fault)
+        ends = np.cumsum([rows for _, rows in self.id_parts])
+        owners = Counter(
+            int(np.searchsorted(ends, row, side="right")) for row, _ in self.ids.repeats()
+        )
+        self.faults["duplicates"] += [
+            f"{self.id_parts[owner][0]}: {rows:,} rows repeat the id of another"
+            for owner, rows in sorted(owners.items())
+        ]

@@ -23,18 +23,19 @@ from avader.survey.sources import Source
 ROWS, READERS = 500_000, 4
 
 
-def sky_units(source: Source, *, limit: int) -> tuple[Unit, ...]:
+def sky_units(source: Source, *, limit: int, given: Sequence[Pixel] = ()) -> tuple[Unit, ...]:
     """Units of at most `limit` objects in nested order, then those without a position.
 
     A pixel of order 10 is not cut, whatever it holds. Units without a position hold at most so
-    many objects, and those of one row group. Every object is in one unit.
+    many objects, and those of one row group. Every object is in one unit. given: pixels of the
+    increments before, which stay as they are.
     """
     ranges = source.units(ROWS)
     with ThreadPoolExecutor(READERS) as pool:
         counts = np.zeros(12 * 4**FINEST, np.int32)
         for numbers, held in pool.map(_count, ranges):
             counts[numbers] += held
-        cut = _Cut(source, adaptive_pixels(counts, limit=limit), limit)
+        cut = _Cut(source, adaptive_pixels(counts, limit=limit, given=given), limit)
         del counts
         units = tuple(cut.units(list(pool.map(cut.holders, ranges))))
     assert sum(unit.inputs["count"] for unit in units) == source.objects

@@ -50,6 +50,30 @@ def test_pixels_are_those_of_splitting_one_by_one(limit: int):
     assert found == recursive(counts, limit)
 
 
+@pytest.mark.parametrize("limit", [1, 7, 100])
+def test_pixels_of_before_stay_and_others_are_cut_beside_them(limit: int):
+    generator = np.random.default_rng(limit)
+    first = counted(generator.integers(4 * 4**FINEST, 5 * 4**FINEST, 500).tolist())
+    before = adaptive_pixels(first, limit=limit)
+    later = counted(generator.integers(3 * 4**FINEST, 6 * 4**FINEST, 2000).tolist())
+
+    found = adaptive_pixels(later, limit=limit, given=before)
+
+    owners = np.zeros(ALL, int)
+    for pixel in found:
+        owners[pixel.finest] += 1
+    assert owners.max() == 1, "pixels overlap"
+    assert (owners[later > 0] == 1).all(), "an object is in no pixel"
+    assert all(later[pixel.finest].any() for pixel in found)
+    covered = np.zeros(ALL, bool)
+    for pixel in before:
+        covered[pixel.finest] = True
+    new = [pixel for pixel in found if pixel not in before]
+    assert not any(covered[pixel.finest].any() for pixel in new)
+    assert all(later[pixel.finest].sum() <= limit for pixel in new if pixel.order < FINEST)
+    assert adaptive_pixels(first, limit=limit, given=before) == before
+
+
 def test_a_pixel_of_the_highest_order_is_not_split():
     assert adaptive_pixels(counted([77] * 50), limit=3) == [Pixel(FINEST, 77)]
 

@@ -15,7 +15,7 @@ from avader.io.manifest import read_manifest
 from avader.io.models import write_model
 from avader.mixture.gaussian import responsibilities
 from avader.model.files import model_config, model_tensors
-from avader.pipelines import classify, pack, verify
+from avader.pipelines import classify, classifying, pack, verify
 from avader.plan import Unit
 from avader.recipe import Network, Preprocessing
 from tests.tiny import PREPROCESSING, tiny_vade, write_table, write_tiny_model
@@ -159,7 +159,7 @@ def test_stability_of_turns_done_by_hand(ray_session, data, tmp_path):
 
 def test_encodings_that_are_not_finite_are_rejects(model, data, tmp_path, monkeypatch):
     settings = ClassifySettings(model=model, data=data, out=str(tmp_path), stability=True)
-    worker = classify.ClassifyUnit(settings)
+    worker = classifying.ClassifyUnit(settings)
     encode = worker.model.encode
 
     def faulty(images):
@@ -185,7 +185,7 @@ def test_the_same_bits_for_any_workers_batch_and_shard(catalogue, model, data, t
 def test_the_same_bits_in_any_order_and_shard(model, data, tmp_path):
     """The images in another order, in shards of another size, by the same worker code."""
     settings = ClassifySettings(model=model, data=data, out=str(tmp_path), batch=7, stability=True)
-    unit = classify.ClassifyUnit(settings)
+    unit = classifying.ClassifyUnit(settings)
     images = avader.open_catalogue(data).images(range(COUNT))
     whole = unit.numbers(images)
     order = np.random.default_rng(0).permutation(COUNT)

@@ -13,7 +13,6 @@ from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.io.manifest import read_manifest
 from avader.pipelines import pack, verify
-from avader.pipelines.duplicates import repeated_rows
 from avader.recipe import Preprocessing
 from avader.survey.selection import select
 from avader.survey.sources import Columns, open_source, read_ids
@@ -170,20 +169,6 @@ def test_a_carried_column_of_our_name_is_refused(tmp_path):
 def test_another_plan_in_the_folder_is_refused(catalogue, table):
     with pytest.raises(InputError, match=r"preprocessing\.stretch was 'linear' and is now 'log'"):
         packed(table, catalogue.manifest.uri, preprocessing=Preprocessing(size=16, stretch="log"))
-
-
-def test_repeated_rows_against_a_plain_loop():
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        values = generator.integers(0, 6, size=(generator.integers(0, 30), 2)).astype(np.uint64)
-        first: dict[tuple, int] = {}
-        expected = []
-        for row, value in enumerate(map(tuple, values.tolist())):
-            if value in first and value != (0, 0):
-                expected.append((row, first[value]))
-            first.setdefault(value, row)
-        rows, kept = repeated_rows(values)
-        assert list(zip(rows.tolist(), kept.tolist(), strict=True)) == expected
 
 
 def test_shard_reads_elsewhere_as_a_typed_tensor(catalogue):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from avader.catalogue import checks, rows, schema
+from avader.catalogue import rows, schema
 from avader.cli import main
 from avader.config import VerifySettings
 from avader.errors import InputError, VerificationError
@@ -322,9 +322,3 @@ def test_folders_of_another_kind(tmp_path):
     folder = write(tmp_path, tables(), kind="trees")
     with pytest.raises(InputError, match="wanted a catalogue or packed cutouts, got a folder of t"):
         verify.run(VerifySettings(catalogue=str(folder)))
-
-
-def test_repeated_rows_are_the_later_ones():
-    digests = checks.id_digests(pa.table({"object_id": ["b", "a", "c", "a", "b", "a"]}))
-    assert checks.repeated_rows(digests).tolist() == [3, 4, 5]
-    assert checks.repeated_rows(digests[:0]).tolist() == []
