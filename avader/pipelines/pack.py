@@ -110,7 +110,7 @@ def _opening(settings: PackSettings, source: Source, plan: Plan, service: Servic
         )
     return (
         f"packing {what} as {describe_units(plan.units)} into {settings.out}"
-        f"{describe_scatter(source, plan.units)}"
+        f"{describe_scatter(source, plan)}"
     )
 
 

@@ -70,14 +70,15 @@ def describe_units(units: Sequence[Unit]) -> str:
     return f"{len(units):,} shards, HEALPix pixels of order {min(orders)}{upto},"
 
 
-def describe_scatter(source: Source, units: Sequence[Unit]) -> str:
+def describe_scatter(source: Source, plan: Plan) -> str:
     """A line of advice where units look at the source's rows many times over, else nothing."""
-    times = times_read(source, units) if source.has_positions else 0.0
+    times = times_read(source, plan.units) if source.has_positions else 0.0
     if times < SCATTERED:
         return ""
     return (
-        f"\n  objects of one pixel are scattered over the table: its rows are read {times:,.0f} "
-        "times; sorted by position, in row groups of a few thousand, it would pack faster"
+        f"\n  row groups of the source hold objects of many pixels, so that rows are read "
+        f"{times:,.0f} times: sorted by position, in row groups of at most "
+        f"{plan.settings['rows_per_shard']:,} rows, it would pack faster"
     )
 
 
