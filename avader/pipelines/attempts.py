@@ -6,6 +6,7 @@ Apart from stages.py, so that the actor's process has little to load.
 import time
 
 from avader.pipelines.board import Lines
+from avader.pipelines.metrics import count_lost_attempt, count_seconds
 from avader.pipelines.progress import duration
 
 TRIES = 3
@@ -24,12 +25,14 @@ class Attempts(Lines):
         count, since = self.begun.get((unit, stage), (0, 0.0))
         now = time.monotonic()
         if count:
-            took = now - since
-            why = f"stalled for {duration(limit)}" if took >= limit else "lost its worker"
+            stalled = now - since >= limit
+            count_lost_attempt(stage, stalled=stalled)
+            why = f"stalled for {duration(limit)}" if stalled else "lost its worker"
             self.write(f"  unit {unit} {why} in {stage}: attempt {count} of {TRIES}")
         self.begun[unit, stage] = count + 1, now
         return count + 1
 
     def end(self, unit: str, stage: str) -> None:
         """The attempt is over, whatever came of it."""
-        self.begun.pop((unit, stage), None)
+        _, since = self.begun.pop((unit, stage), (0, time.monotonic()))
+        count_seconds(stage, time.monotonic() - since)

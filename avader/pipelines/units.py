@@ -25,6 +25,7 @@ from avader.pipelines.cluster import Device, Pool, cluster
 from avader.pipelines.dry_run import Trial, dry_run
 from avader.pipelines.finished import say_finished
 from avader.pipelines.holding import holding
+from avader.pipelines.metrics import Counters
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
 from avader.pipelines.stages import (
@@ -112,16 +113,18 @@ def finish_units(
         say(f"  going on: {len(receipts):,} of {len(plan.units):,} units were done before")
     aside: list[Outcome] = []
     if remaining:
-        board = Board(Attempts)
+        board, counters = Board(Attempts), Counters(plan.kind)
         flow = partial(_flow, stages=stages, pool=pool, attempts=board.actor, limit=limit)
         with without_known_noise(), reading(board):
             for outcome in _outcomes(remaining, flow, low=2 * pool.workers):
                 if outcome.receipt is None:
                     aside.append(outcome)
+                    counters.set_aside()
                     _check_hope(aside, receipts)
                 else:
                     receipts[outcome.unit] = outcome.receipt
                     progress.add(outcome.receipt.rows_in, outcome.receipt.rejects)
+                    counters.done(outcome.receipt)
         board.say_all()
     for folder in ("parts", "rejects"):
         storage.remove_asides(storage.join(out, folder))
