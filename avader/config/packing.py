@@ -80,6 +80,9 @@ class PackSettings(UnitSettings):
     of positions for a survey service."""
     out: str
     """Folder URI for the shards and their manifest."""
+    add: bool = False
+    """Add to the finished data set in `out`, as its next increment: prepared as the first one was,
+    cut at the same pixels; ids that are there already are refused."""
     like: str | None = None
     """URI of a model folder whose preprocessing is taken; `--preprocessing.*` overrides it."""
     id_column: str = "object_id"

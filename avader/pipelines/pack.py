@@ -7,10 +7,11 @@ from functools import partial
 from avader.catalogue import schema
 from avader.catalogue.provenance import provenance
 from avader.config import PackSettings
-from avader.io import manifest, storage
+from avader.io import growth, manifest, storage
 from avader.io.models import read_model
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.duplicates import Duplicates, find_duplicates
+from avader.pipelines.packing.adding import Increment, increment_of
 from avader.pipelines.packing.planning import (
     ROWS_OF_SERVICE,
     describe_scatter,
@@ -33,11 +34,12 @@ from avader.survey.sources import Columns, Source, open_source
 
 def run(settings: PackSettings) -> None:
     """Pack a source. Raises InputError for bad input before any work starts."""
-    out, preprocessing = storage.absolute(settings.out), _preprocessing(settings)
+    increment = increment_of(settings)
+    preprocessing = _preprocessing(settings, increment)
     source, service = _open(settings), service_of(settings.service)
     if service is not None:
         check_service(service, source, preprocessing)
-    plan = plan_packing(settings, source, preprocessing, service)
+    plan = plan_packing(settings, source, preprocessing, service, increment)
     columns = schema.cutout_schema(
         tuple(plan.settings["shape"]),
         dtype=preprocessing.dtype,
@@ -45,16 +47,20 @@ def run(settings: PackSettings) -> None:
         optional=schema.source_names(preprocessing),
         carried=source.carried,
     )
+    increment.check(plan, columns)
+    if number := increment.packed_before(plan):
+        say(f"{settings.source} is increment {number} of {settings.out} already: nothing to do")
+        return
 
     asked = settings.service.model_dump(include={"rate", "patience"})
     witness = None
-    if service is not None and not settings.dry_run and not manifest.is_finished(out):
+    if service is not None and not settings.dry_run and not manifest.is_finished(increment.out):
         witness = find_witness(service, source.units(ROWS_OF_SERVICE), **asked)
 
     worker = PackUnit(preprocessing, columns, Duplicates({}))
 
     def prepare() -> list[Stage]:
-        told = replace(worker, duplicates=find_duplicates(source.units(ROWS)))
+        told = replace(worker, duplicates=find_duplicates(source.units(ROWS), increment.before))
         if service is None:
             return [Stage("pack", lambda: told, pooled=True)]
         pace = SharedPace(settings.service.rate)
@@ -64,20 +70,23 @@ def run(settings: PackSettings) -> None:
 
         return [Stage("pack", asking, pooled=True)]
 
+    step = settings.model_copy(update={"out": increment.out}) if settings.add else settings
     written = finish_folder(
         plan,
-        settings,
+        step,
         opening=_opening(settings, source, plan, service),
         prepare=prepare,
         trial=_trial(settings, source, plan.units, service, worker),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
     )
+    if not settings.dry_run:
+        growth.publish(increment.root, increment.number)
     if written is not None:
         totals = written.totals
         say(
             f"packed {totals['rows']:,} cutouts of {totals['rows_in']:,} "
-            f"({totals['rejects']:,} rejects) into {settings.out}"
+            f"({totals['rejects']:,} rejects) into {step.out}"
         )
 
 
@@ -114,13 +123,12 @@ def _opening(settings: PackSettings, source: Source, plan: Plan, service: Servic
     )
 
 
-def _preprocessing(settings: PackSettings) -> Preprocessing:
+def _preprocessing(settings: PackSettings, increment: Increment) -> Preprocessing:
     """The preprocessing asked for: the model's where `--like` names one, with what overrides."""
-    if settings.like is None:
-        return settings.preprocessing
-    taken = read_model(settings.like).config["preprocessing"]
-    changed = settings.preprocessing.model_dump(exclude_unset=True)
-    return Preprocessing(**{**taken, **changed})
+    asked = settings.preprocessing.model_dump(exclude_unset=True)
+    if settings.like is not None:
+        asked = {**read_model(settings.like).config["preprocessing"], **asked}
+    return increment.preprocessing(Preprocessing(**asked), asked)
 
 
 def _open(settings: PackSettings) -> Source:

@@ -7,6 +7,7 @@ into units, here in source order and in `sky` by position, whose inputs alone te
 read (`reading`). Order: path, then row.
 """
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from itertools import accumulate
@@ -16,7 +17,7 @@ import pyarrow as pa
 
 from avader.errors import InputError
 from avader.io import storage
-from avader.plan import Unit, ranges, unit_name
+from avader.plan import Unit, canonical_json, ranges, unit_name
 from avader.survey.galaxy_zoo import Selection
 from avader.survey.image_files import IMAGE_SUFFIXES
 from avader.survey.reading import describe_row, read_ids, read_objects, read_unit, row_number
@@ -70,6 +71,12 @@ class Source:
     def paths(self) -> list[str]:
         """The files below the root."""
         return [_below(self.root, file) for file in self.files]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the files' paths, sizes and rows: another one where a file was replaced."""
+        listed = list(zip(self.paths, self.sizes, self.rows, strict=True))
+        return hashlib.sha256(canonical_json(listed).encode()).hexdigest()
 
     @property
     def carried(self) -> pa.Schema:

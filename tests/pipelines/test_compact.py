@@ -23,7 +23,7 @@ SIZES = (60, 25, 40)
 def grown(request, tmp_path) -> str:
     """Three increments of some parts each; the second one has rejects."""
     out = str(tmp_path / "grown")
-    for number, size in enumerate(SIZES, 1):
+    for number in range(1, len(SIZES) + 1):
         table = classified(sum(SIZES[:number]), seed=3, positions=request.param)
         table = table.slice(sum(SIZES[: number - 1]))
         refused = [Reject("bad", Reason.NOT_FINITE, "no number")] if number == 2 else []

@@ -14,6 +14,7 @@ from avader.images.checks import CutoutError
 from avader.images.cutouts import output_bands, prepare
 from avader.images.decode import decode_image
 from avader.io import shards, storage
+from avader.pipelines.packing.adding import Increment
 from avader.pipelines.packing.worker import light_rows
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
@@ -36,14 +37,20 @@ def plan_packing(
     source: Source,
     preprocessing: Preprocessing,
     service: Service | None,
+    increment: Increment,
 ) -> Plan:
     """The plan of packing a source. Raises InputError where it has no usable cutout."""
     shape = _shape(source, preprocessing, service)
-    limit = settings.rows_per_shard or _usual_rows(source, preprocessing, shape, service)
+    limit = (
+        settings.rows_per_shard
+        or increment.rows_per_shard
+        or _usual_rows(source, preprocessing, shape, service)
+    )
     return Plan(
         kind="cutouts",
         settings={
             "source": storage.public_uri(storage.absolute(settings.source)),
+            "files": source.digest,
             "columns": settings.model_dump(
                 include={"id_column", "ra_column", "dec_column", "image_column"}
             ),
@@ -57,7 +64,9 @@ def plan_packing(
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
-        units=sky_units(source, limit=limit) if source.has_positions else source.units(limit),
+        units=sky_units(source, limit=limit, given=increment.pixels)
+        if source.has_positions
+        else source.units(limit),
     )
 
 

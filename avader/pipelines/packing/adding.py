@@ -1,0 +1,97 @@
+"""`pack --add`: a source becomes the next increment of a data set, like those before it."""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from avader.catalogue.pixels import Pixel, named_pixel
+from avader.config import PackSettings
+from avader.errors import InputError
+from avader.io import growth, shards, storage
+from avader.io.manifest import Manifest
+from avader.plan import Plan
+from avader.recipe import Preprocessing
+
+# What tells whether a source has been packed before, of a plan's settings.
+SOURCE = ("source", "files", "columns", "selection", "service")
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What a run of `pack` makes. root: the data set's folder; before: what is in it already."""
+
+    root: str
+    before: tuple[Manifest, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """Its number, from 1."""
+        return len(self.before) + 1
+
+    @property
+    def out(self) -> str:
+        """Its own folder."""
+        return growth.folder(self.root, self.number)
+
+    @property
+    def pixels(self) -> list[Pixel]:
+        """Pixels that the data set was cut into before, which stay."""
+        names = {PurePosixPath(path).stem for held in self.before for path in held.paths}
+        return [pixel for pixel in map(named_pixel, sorted(names)) if pixel is not None]
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Objects of a shard, as the first increment has them; 0 where this is the first."""
+        return self.before[0].settings["rows_per_shard"] if self.before else 0
+
+    def preprocessing(self, wanted: Preprocessing, asked: dict[str, Any]) -> Preprocessing:
+        """The data set's own; `wanted` where this is the first increment.
+
+        asked: what the command says itself. Raises InputError where that is something else.
+        """
+        if not self.before:
+            return wanted
+        taken = Preprocessing(**self.before[0].settings["preprocessing"])
+        ours, theirs = wanted.model_dump(mode="json"), taken.model_dump(mode="json")
+        other = [name for name in asked if ours[name] != theirs[name]]
+        if other:
+            shown = "; ".join(
+                f"{name} is {theirs[name]} there, {ours[name]} in the command" for name in other
+            )
+            raise InputError(
+                f"--add: wanted cutouts prepared as those of {storage.public_uri(self.root)}: "
+                f"{shown}; leave it out, or pack into another --out"
+            )
+        return taken
+
+    def packed_before(self, plan: Plan) -> int:
+        """Number of the increment that the plan's source made already; 0 for none."""
+        for number, held in enumerate(self.before, 1):
+            if all(held.settings.get(name) == plan.settings[name] for name in SOURCE):
+                return number
+        return 0
+
+    def check(self, plan: Plan, columns: pa.Schema) -> None:
+        """Raise InputError where what is added would not have the columns of the first."""
+        if not self.before:
+            return
+        first = self.before[0]
+        found = shards.read_schema(first.uri, first.paths[0])
+        ours, theirs = ({f"{f.name} {f.type}" for f in s} for s in (columns, found))
+        if ours != theirs:
+            changes = [f"no {name}" for name in sorted(theirs - ours)]
+            changes += [f"also {name}" for name in sorted(ours - theirs)]
+            raise InputError(
+                f"--add: wanted the columns of {storage.public_uri(self.root)}, came "
+                f"{', '.join(changes)}; change the source, or pack into another --out"
+            )
+
+
+def increment_of(settings: PackSettings) -> Increment:
+    """What the settings ask for. Raises InputError where nothing finished is there to add to."""
+    root = storage.absolute(settings.out)
+    if not settings.add:
+        return Increment(root)
+    return Increment(root, tuple(growth.read_increments(root, kind="cutouts")))

@@ -1,0 +1,115 @@
+"""A data set that grows: packed, added to, classified where it is new, and read as one."""
+
+import logging
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import avader
+from avader.catalogue.pixels import named_pixel
+from avader.config import ClassifySettings, PackSettings, VerifySettings
+from avader.errors import InputError
+from avader.io import growth, storage
+from avader.pipelines import classify, pack, verify
+from avader.recipe import Preprocessing
+from tests.tiny import PREPROCESSING, png_bytes, write_table, write_tiny_model
+
+FIRST, LATER = 40, 30
+
+
+def later_table(path) -> str:
+    """Thirty more, among the first ones and beside them; three of them were there before."""
+    numbers = np.arange(LATER)
+    return write_table(
+        path,
+        LATER,
+        object_id=[f"g{n:04d}" if n < 3 else f"h{n:04d}" for n in numbers],
+        ra=np.linspace(15, 40, LATER),
+        dec=np.linspace(0, 30, LATER),
+        image=[png_bytes(1000 + n) for n in numbers],
+    )
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory, ray_session):
+    """Folders of a data set and its catalogue, each of two increments; and the second source."""
+    folder = tmp_path_factory.mktemp("grown")
+    data, out = str(folder / "packed"), str(folder / "catalogue")
+    model = write_tiny_model(folder / "model")
+    source = write_table(folder / "first.parquet", FIRST)
+    more = later_table(folder / "later.parquet")
+    pack.run(PackSettings(source=source, out=data, rows_per_shard=10, preprocessing=PREPROCESSING))
+    classify.run(ClassifySettings(model=model, data=data, out=out))
+    before = storage.read_bytes(f"{out}/manifest.json")
+    pack.run(PackSettings(source=more, out=data, add=True))
+    classify.run(ClassifySettings(model=model, data=data, out=out))
+    assert storage.read_bytes(f"{out}/manifest.json") == before
+    return data, out, model, more
+
+
+def test_the_catalogue_is_of_both(grown):
+    data, out, _, _ = grown
+    catalogue = avader.open_catalogue(out)
+    ids = catalogue.dataset.to_table(columns=["object_id"])["object_id"].to_pylist()
+    wanted = {f"g{n:04d}" for n in range(FIRST)} | {f"h{n:04d}" for n in range(3, LATER)}
+    assert sorted(ids) == sorted(wanted)
+    assert catalogue.manifest.totals["rows"] == FIRST + LATER - 3
+    packed = growth.read_whole(data)
+    assert packed.totals == {"rows_in": FIRST + LATER, "rows": FIRST + LATER - 3, "rejects": 3}
+    for folder in (data, out):
+        verify.run(VerifySettings(catalogue=folder))
+
+
+def test_what_was_there_is_refused_by_name(grown):
+    data, *_ = grown
+    rejects = avader.open_catalogue(data).rejects()
+    assert sorted(rejects["object_id"].to_pylist()) == ["g0000", "g0001", "g0002"]
+    assert set(rejects["reason"].to_pylist()) == {"duplicate_id"}
+    assert all("the data set has already" in text for text in rejects["detail"].to_pylist())
+
+
+def test_pixels_of_before_stay(grown):
+    data, *_ = grown
+    first, second = (
+        {named_pixel(path[len("parts/") : -len(".parquet")]) for path in held.paths}
+        for held in growth.read_increments(data)
+    )
+    assert first & second, "nothing was added to a pixel of before"
+    owners = np.zeros(12 * 4**10, int)
+    for pixel in first | second:
+        owners[pixel.finest] += 1
+    assert owners.max() == 1
+
+
+def test_the_same_commands_again_do_nothing(grown, caplog):
+    data, out, model, more = grown
+    with caplog.at_level(logging.INFO, "avader"):
+        pack.run(PackSettings(source=more, out=data, add=True))
+        classify.run(ClassifySettings(model=model, data=data, out=out))
+    assert "is increment 2 of" in caplog.text
+    assert "finished already: nothing to do" in caplog.text
+    assert growth.latest(data) == growth.latest(out) == 2
+
+
+def test_a_run_that_was_stopped_before_it_was_published(grown):
+    data, _, _, more = grown
+    storage.remove(f"{data}/latest.json")
+    assert growth.read_whole(data).totals["rows"] == FIRST
+    pack.run(PackSettings(source=more, out=data, add=True))
+    assert growth.latest(data) == 2
+
+
+def test_what_does_not_fit_is_refused(grown, tmp_path):
+    data, _, _, more = grown
+    with pytest.raises(InputError, match="size is 16 there, 20 in the command"):
+        pack.run(
+            PackSettings(source=more, out=data, add=True, preprocessing=Preprocessing(size=20))
+        )
+    table = pq.read_table(more)
+    pq.write_table(table.append_column("colour", table["ra"]), tmp_path / "other.parquet")
+    with pytest.raises(InputError, match="also colour double"):
+        pack.run(PackSettings(source=str(tmp_path / "other.parquet"), out=data, add=True))
+    with pytest.raises(InputError, match="wanted a finished folder"):
+        pack.run(PackSettings(source=more, out=str(tmp_path / "none"), add=True))
+    assert growth.latest(data) == 2
