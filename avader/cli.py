@@ -27,6 +27,7 @@ VERBS = {
     "import-published": "turn the paper's Keras weights into a model folder",
     "classify": "classify packed cutouts into a catalogue",
     "generate": "draw a synthetic catalogue from a model",
+    "hats": "make a HATS catalogue from a classified one",
     "verify": "check a catalogue or packed cutouts",
     "report": "write a page about a catalogue and its model",
     "export": "write chosen rows as FITS, VOTable or CSV",

@@ -14,6 +14,7 @@ from avader.config.catalogues import (
     ClassifySettings,
     ExportSettings,
     GenerateSettings,
+    HatsSettings,
     ReportSettings,
     VerifySettings,
 )
@@ -30,6 +31,7 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
     "import-published": ImportPublishedSettings,
     "classify": ClassifySettings,
     "generate": GenerateSettings,
+    "hats": HatsSettings,
     "verify": VerifySettings,
     "report": ReportSettings,
     "export": ExportSettings,
