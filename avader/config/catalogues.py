@@ -86,15 +86,14 @@ class HatsSettings(UnitSettings):
     """Arcsec around each pixel whose rows are kept beside it, so that a cross-match with a radius
     up to it is right at the pixel's edges; 0: none."""
 
-    @field_validator("name")
-    @classmethod
-    def _check_name(cls, given: str) -> str:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", given) or given == "rejects":
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", self.name) or self.name == "rejects":
             raise ValueError(
-                "wanted a letter, then letters, digits, - and _, and not rejects, which is taken, "
-                f"got {given!r}"
+                "name: wanted a letter, then letters, digits, - and _, and not rejects, which is "
+                f"taken, got {self.name!r}"
             )
-        return given
+        return self
 
 
 class VerifySettings(JobSettings):
