@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from hats.io.file_io import get_upath
 from hats.io.validation import is_valid_catalog
+from upath import UPath
 
 from avader.config import VerifySettings
 from avader.io import storage
@@ -81,4 +81,4 @@ def test_killed_twice(where, tmp_path, s3, request):
     assert place.contents("killed") == whole
     verify.run(VerifySettings(catalogue=f"{root}/killed"))
     options = {"anon": False} if on_s3 else {}
-    assert is_valid_catalog(get_upath(f"{root}/killed", **options), strict=True)
+    assert is_valid_catalog(UPath(f"{root}/killed", **options), strict=True)
