@@ -6,7 +6,7 @@ plan and the unit, so a unit may be done again by anyone, at any time, without h
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -44,18 +44,25 @@ class Receipt:
         assert self.rows_in == self.rows + self.rejects, f"rows lost in unit {self.unit}: {self}"
 
 
+def part_name(unit: str) -> str:
+    """Path of a unit's rows below the output folder, where the plan names no other."""
+    return f"parts/{unit}.parquet"
+
+
 @dataclass(frozen=True)
 class Plan:
     """All that decides the bytes of an output folder.
 
-    kind: "cutouts", "classified" or "synthetic".
+    kind: "cutouts", "classified", "synthetic", "hats" or "margin".
     settings: JSON values that decide content (never addresses, worker counts or credentials).
     units: in the order of the output.
+    place: of a unit's name, the path of its rows below the output folder; the kind decides it.
     """
 
     kind: str
     settings: Mapping[str, Any]
     units: tuple[Unit, ...] = field(default=())
+    place: Callable[[str], str] = part_name
 
     @cached_property
     def fingerprint(self) -> str:
@@ -72,11 +79,6 @@ class Plan:
 def unit_name(number: int) -> str:
     """Name of the unit with this number, sorting as numbers do up to 10^8 - 1."""
     return f"{number:08d}"
-
-
-def part_name(unit: str) -> str:
-    """Path of a unit's rows below the output folder."""
-    return f"parts/{unit}.parquet"
 
 
 def rejects_name(unit: str) -> str:

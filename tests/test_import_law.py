@@ -26,7 +26,7 @@ THIRD_PARTY = {
     "inference": NUMERIC,
     "catalogue": {"numpy", "pyarrow", "astropy", "cdshealpix"},
     # botocore is s3fs's own: its errors are turned into ours.
-    "io": {"numpy", "pyarrow", "fsspec", "s3fs", "botocore", "safetensors", "astropy"},
+    "io": {"numpy", "pyarrow", "fsspec", "s3fs", "botocore", "safetensors", "astropy", "hats"},
     "report": {"numpy", "matplotlib", "jinja2"},
     "api": {"numpy", "torch", "pyarrow", "pandas"},
     "pipelines": {"numpy", "torch", "pyarrow", "ray", "fsspec"},

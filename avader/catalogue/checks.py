@@ -81,40 +81,51 @@ def ids(table: pa.Table) -> Faults:
     return _count(pc.equal(table["object_id"], "").to_numpy(), "rows without an id")
 
 
+def order(table: pa.Table) -> Faults:
+    """Rows before an earlier pixel's."""
+    places = table["_healpix_29"].to_numpy()
+    wrong = places[1:] < places[:-1]
+    return _count(wrong, "rows whose _healpix_29 is less than that of the row before")
+
+
 def latents(table: pa.Table) -> Faults:
     """Synthetic rows whose latent is not finite."""
     return _count(~np.isfinite(_matrix(table, "latent")).all(axis=1), "latents that are not finite")
 
 
 _IDS = RowCheck("ids", "presence in {}", ("object_id",), ids)
+_CLASSIFIED = (
+    _IDS,
+    RowCheck(
+        "probabilities",
+        "sums of probability and probability_broad in {}",
+        ("probability", "probability_broad"),
+        probabilities,
+    ),
+    RowCheck(
+        "components",
+        "highest probability in {}",
+        ("component", "probability"),
+        components,
+    ),
+    RowCheck(
+        "numbers",
+        "finite latents and likelihoods in {}",
+        ("latent_mean", "latent_logvar", "log_likelihood"),
+        finite_numbers,
+    ),
+    RowCheck("stability", "shares of 8 views in {}", ("stability",), stabilities),
+)
+_SORTED = RowCheck("order", "_healpix_29 of {}", ("_healpix_29",), order)
 # A check whose columns a folder may lack, and does, is not made.
 CHECKS: dict[str, tuple[RowCheck, ...]] = {
     "cutouts": (
         _IDS,
         RowCheck("limits", "order of flux limits in {}", ("limit_low", "limit_high"), limits),
     ),
-    "classified": (
-        _IDS,
-        RowCheck(
-            "probabilities",
-            "sums of probability and probability_broad in {}",
-            ("probability", "probability_broad"),
-            probabilities,
-        ),
-        RowCheck(
-            "components",
-            "highest probability in {}",
-            ("component", "probability"),
-            components,
-        ),
-        RowCheck(
-            "numbers",
-            "finite latents and likelihoods in {}",
-            ("latent_mean", "latent_logvar", "log_likelihood"),
-            finite_numbers,
-        ),
-        RowCheck("stability", "shares of 8 views in {}", ("stability",), stabilities),
-    ),
+    "classified": _CLASSIFIED,
+    "hats": (*_CLASSIFIED, _SORTED),
+    "margin": (*_CLASSIFIED, _SORTED),
     "synthetic": (RowCheck("numbers", "finite latents in {}", ("latent",), latents),),
 }
 

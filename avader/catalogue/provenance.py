@@ -6,15 +6,17 @@ from typing import Any
 # Packages whose version can change a number or a byte.
 PACKAGES = ("avader", "astropy", "numpy", "pillow", "pyarrow", "torch")
 
+BIBCODE = "2021MNRAS.502..985S"
+DOI_URL = "https://doi.org/10.1093/mnras/staa3670"
 CITATION = (
     "Spindler A., Geach J. E., Smith M. J., 2021, MNRAS, 502, 985 (AstroVaDEr), "
     "doi:10.1093/mnras/staa3670; and the avader software, see CITATION.cff"
 )
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of the packages on which numbers and bytes depend."""
-    return {name: _version(name) for name in PACKAGES}
+def package_versions(*more: str) -> dict[str, str]:
+    """Versions of the packages on which numbers and bytes depend; more: others that they do."""
+    return {name: _version(name) for name in (*PACKAGES, *more)}
 
 
 def provenance(**facts: Any) -> dict[str, Any]:

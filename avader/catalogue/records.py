@@ -59,6 +59,19 @@ def plain_type(type_: pa.DataType) -> pa.DataType | None:
     return wider if wider in (*_PLAIN, pa.string(), pa.uint64()) else None
 
 
+def declared_type(type_: pa.DataType) -> tuple[str, str]:
+    """VOTable's datatype and arraysize for a column whose values are not looked at.
+
+    Text is of any length; what has no plain type counts as text, as VOTable in Parquet has it.
+    """
+    found = plain_type(type_)
+    if found is None or pa.types.is_string(found):
+        return "char", "*"
+    if pa.types.is_fixed_size_list(found):
+        return _PLAIN[found.value_type][0], str(found.list_size)
+    return _PLAIN[pa.int64() if found == pa.uint64() else found][0], ""
+
+
 def plain(table: pa.Table) -> pa.Table:
     """The table with every column in its plain type; all columns must have one."""
     return pa.table({name: _plain_column(table[name]) for name in table.column_names})

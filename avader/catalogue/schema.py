@@ -190,6 +190,8 @@ COLUMNS = {
     "cutouts": CUTOUT_COLUMNS,
     "classified": CLASSIFIED_COLUMNS,
     "synthetic": SYNTHETIC_COLUMNS,
+    "hats": CLASSIFIED_COLUMNS,
+    "margin": CLASSIFIED_COLUMNS,
     "rejects": REJECT_COLUMNS,
 }
 RESERVED = frozenset(column.name for columns in COLUMNS.values() for column in columns)

@@ -1,6 +1,7 @@
 """What makes, checks and shows catalogues."""
 
 import math
+import re
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -81,6 +82,33 @@ class CompactSettings(UnitSettings):
     rows_per_shard: int = Field(0, ge=0)
     """Most objects of a shard; 0 takes what the cutouts were packed with, 100,000 of a
     catalogue."""
+
+
+class HatsSettings(UnitSettings):
+    """Make a HATS collection, which lsdb opens, from a classified catalogue with positions."""
+
+    catalogue: str
+    """Folder URI of a classified catalogue whose cutouts were packed with positions."""
+    out: str
+    """Folder URI for the collection: what lsdb.open_catalog is given."""
+    name: str = "avader"
+    """Name of the catalogue: of its folder in the collection, and what lsdb adds to the names of
+    its columns in a cross-match."""
+    rows_per_pixel: Positive = 1_000_000
+    """Most rows of a HATS pixel. Shards are joined up to it, never split. A worker holds one pixel
+    three times."""
+    margin: float = Field(10.0, ge=0, le=60)
+    """Arcsec around each pixel whose rows are kept beside it, so that a cross-match with a radius
+    up to it is right at the pixel's edges; 0: none."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", self.name) or self.name == "rejects":
+            raise ValueError(
+                "name: wanted a letter, then letters, digits, - and _, and not rejects, which is "
+                f"taken, got {self.name!r}"
+            )
+        return self
 
 
 class VerifySettings(JobSettings):

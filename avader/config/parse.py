@@ -15,6 +15,7 @@ from avader.config.catalogues import (
     CompactSettings,
     ExportSettings,
     GenerateSettings,
+    HatsSettings,
     ReportSettings,
     VerifySettings,
 )
@@ -32,6 +33,7 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
     "classify": ClassifySettings,
     "compact": CompactSettings,
     "generate": GenerateSettings,
+    "hats": HatsSettings,
     "verify": VerifySettings,
     "report": ReportSettings,
     "export": ExportSettings,

@@ -56,9 +56,8 @@ def check_plan(out: str, plan: Plan) -> bool:
     """
     uri = storage.join(out, PLAN)
     if not storage.exists(uri):
-        strangers = [
-            name for name in (MANIFEST, "parts") if storage.exists(storage.join(out, name))
-        ]
+        parts = next((plan.place(unit.name).partition("/")[0] for unit in plan.units), "parts")
+        strangers = [name for name in (MANIFEST, parts) if storage.exists(storage.join(out, name))]
         if strangers:
             raise InputError(
                 f"wanted an empty output folder, got {storage.public_uri(out)} with "
@@ -104,7 +103,7 @@ def write_manifest(
         "settings": plan.settings,
         "totals": totals,
         "facts": dict(facts or {}),
-        "parts": [receipt_json(receipt) for receipt in receipts],
+        "parts": [receipt_json(receipt, plan.place) for receipt in receipts],
         "provenance": dict(provenance),
     }
     storage.write_bytes(storage.join(out, MANIFEST), _json_bytes(content))

@@ -1,4 +1,4 @@
-"""A unit's two objects: parts/<unit>.parquet with its rows, then rejects/<unit>.parquet.
+"""A unit's two objects: its rows, by default parts/<unit>.parquet, then rejects/<unit>.parquet.
 
 The rejects, with the unit's receipt in their footer, are written last: where they exist, the
 unit is done. Both are functions of the plan and the unit alone, so a writer that was thought
@@ -8,7 +8,7 @@ dead does no harm.
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import PurePosixPath
@@ -25,6 +25,7 @@ from avader.plan import Receipt, Unit, canonical_json, part_name, rejects_name
 if TYPE_CHECKING:  # what they load, astropy and pandas, takes a second, and few verbs need it
     import pyarrow.dataset as ds
 
+    from avader.catalogue.margins import Margin
     from avader.catalogue.selection import Ranges, Selection
 
 # Bytes depend on these, so every plan records them.
@@ -33,19 +34,29 @@ RECEIPT_KEY = b"avader.receipt"
 READERS = 16
 
 
-def parquet_bytes(table: pa.Table) -> bytes:
-    """The table as a Parquet file: the same bytes for the same table."""
+def parquet_bytes(table: pa.Table, writer: Mapping[str, Any] = WRITER) -> bytes:
+    """The table as a Parquet file: the same bytes for the same table and writer."""
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
     sink = io.BytesIO()
-    pq.write_table(table, sink, use_dictionary=texts, **WRITER)
+    pq.write_table(table, sink, use_dictionary=texts, **writer)
     return sink.getvalue()
 
 
 def write_unit(
-    out: str, unit: Unit, *, rows_in: int, table: pa.Table, rejects: pa.Table
+    out: str,
+    unit: Unit,
+    *,
+    rows_in: int,
+    table: pa.Table,
+    rejects: pa.Table,
+    place: Callable[[str], str] = part_name,
+    writer: Mapping[str, Any] = WRITER,
 ) -> Receipt:
-    """Write a unit's part, then its rejects, and return what was counted."""
-    part = parquet_bytes(table)
+    """Write a unit's part, then its rejects, and return what was counted.
+
+    place: of a unit's name, where its part lies, as the plan has it. writer: of the part.
+    """
+    part = parquet_bytes(table, writer)
     receipt = {
         "unit": unit.name,
         "rows_in": rows_in,
@@ -58,7 +69,7 @@ def write_unit(
         rejects.replace_schema_metadata({RECEIPT_KEY: canonical_json(receipt).encode()})
     )
     counted = Receipt(**receipt, rejects_sha256=hashlib.sha256(refused).hexdigest())
-    storage.write_bytes(storage.join(out, part_name(unit.name)), part)
+    storage.write_bytes(storage.join(out, place(unit.name)), part)
     storage.write_bytes(storage.join(out, rejects_name(unit.name)), refused)
     return counted
 
@@ -106,7 +117,9 @@ def read_schema(uri: str, path: str) -> pa.Schema:
         return pq.ParquetFile(file, pre_buffer=False).schema_arrow
 
 
-def select_rows(uri: str, path: str, selection: "Selection", columns: Sequence[str]) -> pa.Table:
+def select_rows(
+    uri: str, path: str, selection: "Selection | Margin", columns: Sequence[str]
+) -> pa.Table:
     """The wanted rows of a part, these columns alone.
 
     Row groups that by their statistics cannot hold a wanted row are not read; of the others the
@@ -168,8 +181,8 @@ def open_dataset(uri: str, paths: Sequence[str]) -> "ds.Dataset":
     )
 
 
-def receipt_json(receipt: Receipt) -> dict[str, str | int]:
-    """The receipt as the manifest lists it."""
+def receipt_json(receipt: Receipt, place: Callable[[str], str]) -> dict[str, str | int]:
+    """The receipt as the manifest lists it; place: of the plan."""
     counts = asdict(receipt)
     unit = counts.pop("unit")
-    return {"path": part_name(unit), "rejects_path": rejects_name(unit), **counts}
+    return {"path": place(unit), "rejects_path": rejects_name(unit), **counts}

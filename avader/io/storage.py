@@ -204,6 +204,13 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     ]
 
 
+def list_below(uri: str, folder: str) -> list[str]:
+    """Paths below a folder URI, of all objects in a folder within it, in order."""
+    root = filesystem(uri)[1].rstrip("/") + "/"
+    found = list_files(join(uri, folder))
+    return [filesystem(name)[1].removeprefix(root) for name in found]
+
+
 def sizes(uris: Sequence[str]) -> list[int]:
     """Bytes of each object, in the order given, from one listing of each folder.
 

@@ -21,7 +21,12 @@ from avader.io.manifest import Manifest
 from avader.pipelines.progress import Progress, say
 
 # The column that identifies a row, in each kind of folder with rows to export.
-ID_COLUMNS = {"classified": "object_id", "synthetic": "index", "cutouts": "object_id"}
+ID_COLUMNS = {
+    "classified": "object_id",
+    "hats": "object_id",
+    "synthetic": "index",
+    "cutouts": "object_id",
+}
 PIXELS = ("image", "source_mask")
 SHOWN = 5  # ids named in full
 

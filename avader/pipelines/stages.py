@@ -9,7 +9,7 @@ import faulthandler
 import json
 import pickle
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,7 +21,7 @@ import ray
 from avader.errors import HaltError, InputError
 from avader.io import shards
 from avader.pipelines.attempts import TRIES
-from avader.plan import Receipt, Unit
+from avader.plan import Plan, Receipt, Unit
 
 STDERR = 2
 
@@ -67,15 +67,17 @@ class Outcome:
     halts: bool = False
 
 
-def write_stage(out: str) -> Stage:
+def write_stage(out: str, plan: Plan) -> Stage:
     """The last stage: a unit's rows become its two objects in a folder, and a receipt."""
-    return Stage("write", partial(partial, _write, out))
+    # Not the plan itself, which may hold very many units and would go to every worker.
+    how = {"place": plan.place, "writer": plan.settings.get("writer", shards.WRITER)}
+    return Stage("write", partial(partial, _write, out, how))
 
 
-def _write(out: str, unit: Unit, made: UnitRows) -> Receipt:
+def _write(out: str, how: Mapping[str, Any], unit: Unit, made: UnitRows) -> Receipt:
     try:
         return shards.write_unit(
-            out, unit, rows_in=made.rows_in, table=made.table, rejects=made.rejects
+            out, unit, rows_in=made.rows_in, table=made.table, rejects=made.rejects, **how
         )
     except InputError as error:  # the folder refuses: no permission, no room, no bucket
         raise HaltError(str(error)) from error

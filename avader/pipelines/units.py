@@ -60,13 +60,15 @@ def finish_folder(
     progress: Progress,
     provenance: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
+    finish: Callable[[Sequence[Receipt]], Mapping[str, Any]] = lambda _: {},
     device: Device = "cpu",
 ) -> Manifest | None:
     """Do a plan into its output folder; the manifest, or None where there was nothing to do.
 
     opening: the line said before work starts. prepare: called once Ray is there, gives the stages
     before the writing. trial: for a dry run, which does nothing else. facts, provenance: for the
-    manifest. Raises InputError where the folder is another plan's or no unit can be used,
+    manifest. finish: called once all units are done, writes what else belongs to the folder and
+    gives more facts. Raises InputError where the folder is another plan's or no unit can be used,
     UnfinishedError where units were set aside, BusyError where another run works there.
     """
     out = storage.absolute(settings.out)
@@ -83,12 +85,13 @@ def finish_folder(
             receipts = finish_units(
                 plan,
                 out,
-                stages=[*prepare(), write_stage(out)],
+                stages=[*prepare(), write_stage(out, plan)],
                 pool=pool,
                 progress=progress,
                 limit=settings.stall_limit,
             )
-        return manifest.write_manifest(out, plan, receipts, facts=facts, provenance=provenance)
+        known = {**(facts or {}), **finish(receipts)}
+        return manifest.write_manifest(out, plan, receipts, facts=known, provenance=provenance)
 
 
 def finish_units(
@@ -126,7 +129,7 @@ def finish_units(
                     progress.add(outcome.receipt.rows_in, outcome.receipt.rejects)
                     counters.done(outcome.receipt)
         board.say_all()
-    for folder in ("parts", "rejects"):
+    for folder in sorted({"rejects", *(storage.parent(plan.place(u.name)) for u in plan.units)}):
         storage.remove_asides(storage.join(out, folder))
     if aside:
         _refuse(aside, plan, receipts)

@@ -29,17 +29,29 @@ def run(settings: VerifySettings) -> None:
     held = growth.read_whole(storage.absolute(settings.catalogue))
     if held.kind not in checks.CHECKS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")
+    failed = _audit(held)
+    if margin := held.facts.get("margin"):
+        beside = growth.read_whole(storage.join(held.uri, margin["path"]), kind="margin")
+        failed += _audit(beside)
+        if beside.digest != margin["manifest_sha256"]:
+            say(f"  FAILED margin: {margin['path']} is not the one that was made with the rest")
+            failed.append("margin")
+    if failed:
+        raise VerificationError(
+            f"{len(failed)} checks failed ({', '.join(failed)}); do not use {settings.catalogue}"
+        )
+    say(f"all checks passed: {settings.catalogue}")
+
+
+def _audit(held: Manifest) -> list[str]:
+    """Check a folder, a line a check; names of the checks that failed."""
     say(f"verifying {held.totals['rows']:,} rows of {held.kind} in {len(held.parts):,} parts")
     failed = []
     for check in Audit(held).results():
         say(f"  {check.line()}")
         if check.faults:
             failed.append(check.name)
-    if failed:
-        raise VerificationError(
-            f"{len(failed)} checks failed ({', '.join(failed)}); do not use {settings.catalogue}"
-        )
-    say(f"all checks passed: {settings.catalogue}")
+    return failed
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ class Audit:
 
     def __init__(self, held: Manifest) -> None:
         self.held = held
+        # Those of a HATS catalogue that are no unit's.
+        self.files: list[dict[str, str]] = held.facts.get("files", [])
         self.checks = checks.CHECKS[held.kind]
         self.read_columns = {name for check in self.checks for name in check.columns}
         self.read_columns.add("index" if held.kind == "synthetic" else "object_id")
@@ -94,7 +108,8 @@ class Audit:
         with self.ids:
             self._read_parts()
             self._find_duplicates()
-        objects, rows = 2 * len(self.held.parts), self.held.totals["rows"]
+        rows = self.held.totals["rows"]
+        objects = 2 * len(self.held.parts) + len(self.files)
         yield self._counts()
         yield self._check("digests", "SHA-256 of {}", objects, "objects")
         yield self._schemas()
@@ -103,7 +118,7 @@ class Audit:
                 yield self._check(check.name, check.asks, rows)
         if self.held.kind == "synthetic":
             yield self._check("indices", "sequence from 0 of {}", rows)
-        else:
+        elif self.held.kind != "margin":  # where a row may be beside several tiles
             yield self._check("duplicates", "comparison of {}", rows, "ids")
         yield self._check("reasons", "of {}", self.held.totals["rejects"], "rejects")
 
@@ -113,6 +128,8 @@ class Audit:
             self._audit_part(part, start)
             self._audit_rejects(part)
             start += part["rows"]
+        for file in self.files:
+            self._bytes(file["path"], file["sha256"])
 
     def _check(self, name: str, asks: str, total: int, noun: str = "rows") -> Check:
         return Check(name, asks, self.faults[name], self.seen[name], total, noun)
@@ -120,12 +137,11 @@ class Audit:
     def _listing(self) -> Check:
         """Objects that the manifest doesn't list."""
         listed = {part[key] for part in self.held.parts for key in ("path", "rejects_path")}
-        folders = {path.rpartition("/")[0] for path in listed} | {"parts", "rejects"}
-        found = {
-            f"{folder}/{uri.rpartition('/')[2]}"
-            for folder in folders
-            for uri in storage.list_files(storage.join(self.held.uri, folder))
-        }
+        listed |= {file["path"] for file in self.files}
+        tops = {_top(path) for path in listed}
+        alone = {path for path in tops & listed if storage.exists(self._uri(path))}
+        below = (storage.list_below(self.held.uri, folder) for folder in sorted(tops - listed))
+        found = alone.union(*below)
         strangers = [f"{path}: not in the manifest" for path in sorted(found - listed)]
         asks = f"{{}} in the folder, {len(listed):,} in the manifest"
         return Check("listing", asks, strangers, len(found), len(found), "objects")
@@ -159,14 +175,8 @@ class Audit:
         self, path: str, sha256: str, columns: Collection[str]
     ) -> tuple[pa.Schema, pa.Table] | None:
         """An object's schema and those of the columns that it has; None with the fault noted."""
-        try:
-            data = storage.read_bytes(storage.join(self.held.uri, path))
-        except InputError as error:
-            self.faults["digests"].append(f"{path}: {error}")
-            return None
-        self.seen["digests"] += 1
-        if hashlib.sha256(data).hexdigest() != sha256:
-            self.faults["digests"].append(f"{path}: its bytes are not those that were written")
+        data = self._bytes(path, sha256)
+        if data is None:
             return None
         try:
             file = pq.ParquetFile(pa.BufferReader(data))
@@ -176,6 +186,22 @@ class Audit:
             said = " ".join(str(error).split())
             self.faults["schema"].append(f"{path}: wanted Parquet, got {said}")
             return None
+
+    def _uri(self, path: str) -> str:
+        return storage.join(self.held.uri, path)
+
+    def _bytes(self, path: str, sha256: str) -> bytes | None:
+        """An object as it was written; None with the fault noted."""
+        try:
+            data = storage.read_bytes(self._uri(path))
+        except InputError as error:
+            self.faults["digests"].append(f"{path}: {error}")
+            return None
+        self.seen["digests"] += 1
+        if hashlib.sha256(data).hexdigest() != sha256:
+            self.faults["digests"].append(f"{path}: its bytes are not those that were written")
+            return None
+        return data
 
     def _audit_part(self, part: dict[str, Any], start: int) -> None:
         """Look at a part's rows; start: rows of the parts before it."""
@@ -258,3 +284,9 @@ class Audit:
             f"{self.id_parts[owner][0]}: {rows:,} rows repeat the id of another"
             for owner, rows in sorted(owners.items())
         ]
+
+
+def _top(path: str) -> str:
+    """The folder that holds nothing but what a manifest lists; or the path of a single file."""
+    names = path.split("/")
+    return "/".join(names[:3]) if names[0] == "increments" else names[0]

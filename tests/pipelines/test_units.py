@@ -34,7 +34,7 @@ def finish(out, do=None, *, reading=None, count=COUNT, limit=60.0, apart=False):
     stages = [
         Stage("read", lambda: reading or (lambda unit, _: unit.name)),
         Stage("make", lambda: do or content, pooled=True),
-        write_stage(str(out)),
+        write_stage(str(out), plan()),
     ]
     return finish_units(
         plan(count),

@@ -1,0 +1,91 @@
+"""The rows of one tile of the sky, or of its margin, from the parts of a catalogue.
+
+The largest tile is held in a worker three times: as the bytes of its parts, as its rows, and as the
+bytes of its file; of a margin, the positions of one part and the rows that are wanted.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from avader.catalogue import rows, tiles
+from avader.catalogue.margins import Margin
+from avader.catalogue.pixels import Pixel, named_pixel
+from avader.errors import InputError
+from avader.io import shards, storage
+from avader.io.manifest import Manifest
+from avader.pipelines.stages import UnitRows
+from avader.plan import Unit
+
+Part = Mapping[str, Any]
+"""A part of the catalogue as its manifest lists it."""
+
+
+def sky_parts(held: Manifest) -> dict[Pixel, Part]:
+    """The parts of a catalogue that have rows, by pixel, in nested order.
+
+    Raises InputError where they are not pixels of the sky.
+    """
+    where = storage.public_uri(held.uri)
+    again = "pack its cutouts again with positions (ra, dec), and classify them"
+    found = {}
+    for part in (part for part in held.parts if part["rows"]):
+        pixel = named_pixel(PurePosixPath(part["path"]).stem)
+        if pixel is None:
+            raise InputError(
+                f"wanted a catalogue whose parts are pixels of the sky, got {where} with "
+                f"{part['path']}; {again}"
+            )
+        found[pixel] = part
+    if not found:
+        raise InputError(f"wanted a catalogue with rows, got {where} without any")
+    if pair := tiles.overlapping(found):
+        names = " and ".join(found[pixel]["path"] for pixel in pair)
+        raise InputError(f"wanted parts that do not overlap, got {names} in {where}; {again}")
+    return {pixel: found[pixel] for pixel in tiles.in_order(found)}
+
+
+def tile_unit(tile: Pixel, parts: Sequence[Part]) -> Unit:
+    """The unit of a tile, made from these parts."""
+    named = [{name: part[name] for name in ("path", "rows", "sha256")} for part in parts]
+    return Unit(tile.name, {"parts": named})
+
+
+def tile_of(unit: str) -> Pixel:
+    """The tile that a unit of this name is of."""
+    tile = named_pixel(unit)
+    assert tile is not None, unit
+    return tile
+
+
+def join_parts(uri: str, unit: Unit, _: None) -> UnitRows:
+    """The rows of a tile: those of its parts, one part after another.
+
+    Raises InputError where they are not sorted by `_healpix_29`, or lie outside of the tile.
+    """
+    with ThreadPoolExecutor(shards.READERS) as pool:
+        found = list(pool.map(partial(shards.read_whole_part, uri), unit.inputs["parts"]))
+    table = pa.concat_tables(found)
+    places = table["_healpix_29"].to_numpy()
+    first, stop = tile_of(unit.name).span
+    sorted_ = bool((places[:-1] <= places[1:]).all())
+    if not (sorted_ and first <= places[0] and places[-1] < stop):
+        raise InputError(
+            f"wanted rows sorted by _healpix_29 within tile {unit.name}, got others in "
+            f"{unit.inputs['parts'][0]['path']} or the next ones; pack and classify them again"
+        )
+    return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))
+
+
+def gather_margin(uri: str, arcsec: float, columns: Sequence[str], unit: Unit, _: None) -> UnitRows:
+    """The rows of a tile's margin, from the parts around it; positions are read first."""
+    margin = Margin(tile_of(unit.name), arcsec)
+    found = [
+        shards.select_rows(uri, part["path"], margin, columns) for part in unit.inputs["parts"]
+    ]
+    table = pa.concat_tables(found)
+    return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))

@@ -1,0 +1,83 @@
+"""Tiles: how parts are joined and what is left of the sky; against counts one by one."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hats.io.paths import pixel_catalog_file
+from hats.pixel_math import HealpixPixel
+
+from avader.catalogue.pixels import FINEST, Pixel, adaptive_pixels
+from avader.catalogue.tiles import absent, dataset_path, in_order, joined, overlapping
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[Pixel, int]:
+    """Rows of the parts of a sky that is dense in one place; some parts have none."""
+    generator = np.random.default_rng(0)
+    patch = 5 * 4**FINEST + generator.exponential(3000, 3000).astype(int)
+    places = np.concatenate([patch, generator.integers(0, 12 * 4**FINEST, 200)])
+    counts = np.bincount(places, minlength=12 * 4**FINEST)
+    pixels = adaptive_pixels(counts, limit=20)
+    generator.shuffle(pixels)
+    return {pixel: int(generator.integers(0, 20)) for pixel in pixels}
+
+
+def tile_of(part: Pixel, rows: dict[Pixel, int], limit: int) -> Pixel:
+    """The coarsest pixel around a part that holds at most so many rows; itself where none does."""
+    for order in range(part.order):
+        around = part.at(order)
+        inside = (p for p in rows if p.order >= order and p.at(order) == around)
+        if sum(rows[p] for p in inside) <= limit:
+            return around
+    return part
+
+
+@pytest.mark.parametrize("limit", [1, 10, 50, 1000, 10**6])
+def test_parts_are_joined_into_the_coarsest_tiles_that_fit(rows, limit):
+    wanted: dict[Pixel, list[Pixel]] = {}
+    for part in in_order(part for part in rows if rows[part]):
+        wanted.setdefault(tile_of(part, rows, limit), []).append(part)
+
+    found = joined(rows, limit=limit)
+
+    assert found == wanted
+    assert list(found) == in_order(found)
+    assert all(inner == in_order(inner) for inner in found.values())
+
+
+def test_a_part_that_is_too_large_is_a_tile_of_its_own():
+    rows = {Pixel(3, 8): 100, Pixel(4, 36): 3, Pixel(4, 37): 4, Pixel(3, 10): 5}
+    assert joined(rows, limit=12) == {
+        Pixel(3, 8): [Pixel(3, 8)],
+        Pixel(3, 9): [Pixel(4, 36), Pixel(4, 37)],
+        Pixel(3, 10): [Pixel(3, 10)],
+    }
+    assert joined({Pixel(5, 77): 0}, limit=12) == {}
+
+
+def test_what_is_left_of_the_sky_is_in_the_coarsest_pixels(rows):
+    held = list(joined(rows, limit=3))
+    found = absent(held)
+    whole = in_order([*held, *found])
+    assert [0, *(p.span[1] for p in whole)] == [*(p.span[0] for p in whole), 12 * 4**29]
+    around = {p.at(order) for p in held for order in range(p.order + 1)}
+    assert len(found) > 15
+    assert all(pixel.order == 0 or pixel.at(pixel.order - 1) in around for pixel in found)
+    assert absent([]) == [Pixel(0, number) for number in range(12)]
+
+
+def test_pixels_that_overlap():
+    apart = [Pixel(3, 8), Pixel(3, 9), Pixel(4, 40)]
+    assert overlapping(apart) is None
+    assert overlapping([Pixel(6, 9 * 4**3), *apart]) == (Pixel(3, 9), Pixel(6, 9 * 4**3))
+    for pair in itertools.permutations([Pixel(3, 9), Pixel(4, 36)]):
+        assert overlapping([*pair, Pixel(0, 5)]) == (Pixel(3, 9), Pixel(4, 36))
+
+
+@pytest.mark.parametrize(
+    "pixel", [Pixel(0, 3), Pixel(8, 123_456), Pixel(7, 9_999), Pixel(7, 10_000)]
+)
+def test_paths_are_those_of_hats(pixel):
+    theirs = pixel_catalog_file("/sky/avader", HealpixPixel(pixel.order, pixel.number))
+    assert f"/sky/{dataset_path('avader/', pixel.name)}" == theirs.path

@@ -1,0 +1,84 @@
+"""`hats` killed twice in mid-run, on local disk and on S3: the same bytes, which lsdb opens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+from hats.io.validation import is_valid_catalog
+from upath import UPath
+
+from avader.config import VerifySettings
+from avader.io import storage
+from avader.io.shards import done_units
+from avader.pipelines import verify
+from tests.skies import at, patch, write_sky
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+COUNT, ROWS = 3000, 40
+OPTIONS = ["--rows-per-pixel", str(ROWS), "--workers", "2"]
+
+
+@dataclass
+class Place:
+    """A root URI, and the environment of who works there."""
+
+    root: str
+    environment: dict[str, str]
+
+    def begin(self, out: str, **options) -> subprocess.Popen[str]:
+        given = ["--catalogue", f"{self.root}/sky", "--out", f"{self.root}/{out}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "avader", "hats", *given, *OPTIONS],
+            env=os.environ | self.environment,
+            text=True,
+            **options,
+        )
+
+    def run(self, out: str) -> str:
+        process = self.begin(out, stdout=subprocess.PIPE)
+        said = process.communicate()[0]
+        assert process.returncode == 0, said
+        return said
+
+    def contents(self, out: str) -> dict[str, bytes]:
+        below = storage.list_below(self.root, out)
+        return {
+            path.removeprefix(f"{out}/"): storage.read_bytes(f"{self.root}/{path}")
+            for path in below
+        }
+
+
+def killed(place: Place, out: str, *, folder: str, units: int) -> bool:
+    """Kill the driver of a run once some units of a folder are done; whether others were not."""
+    process = place.begin(out, stdout=subprocess.DEVNULL)
+    uri = f"{place.root}/{out}{folder}"
+    while process.poll() is None and len(done_units(uri)) < 3:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not storage.exists(f"{uri}/manifest.json")
+    return 0 < len(done_units(uri)) < units
+
+
+@pytest.mark.parametrize("where", ["local", "S3"])
+def test_killed_twice(where, tmp_path, s3, request):
+    on_s3 = where == "S3"
+    root = request.getfixturevalue("s3_uri") if on_s3 else str(tmp_path)
+    place = Place(root, s3.environment() if on_s3 else {})
+    write_sky(f"{root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.4)), limit=ROWS)
+    place.run("whole")
+    whole = place.contents("whole")
+    margins = sum(path.startswith("avader_10arcs/rejects/") for path in whole)
+    tiles = sum(path.startswith("rejects/") for path in whole)
+    assert killed(place, "killed", folder="/avader_10arcs", units=margins)
+    assert killed(place, "killed", folder="", units=tiles)
+    said = place.run("killed")
+    assert "going on:" in said
+    assert place.contents("killed") == whole
+    verify.run(VerifySettings(catalogue=f"{root}/killed"))
+    options = {"anon": False} if on_s3 else {}
+    assert is_valid_catalog(UPath(f"{root}/killed", **options), strict=True)
