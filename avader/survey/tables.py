@@ -89,8 +89,13 @@ def read_batches(
     try:
         with storage.open_input(uri) as stream, _parquet(stream, uri) as file:
             groups, start = _groups(file.metadata, first=first, rows=rows)
-            batches = file.iter_batches(
-                at_once, row_groups=groups, columns=list(columns), use_threads=False
+            # One by one: Arrow keeps what it read of all that it is asked for together.
+            batches = (
+                batch
+                for group in groups
+                for batch in file.iter_batches(
+                    at_once, row_groups=[group], columns=list(columns), use_threads=False
+                )
             )
             for batch in _slices(batches, first=first - start, rows=rows):
                 came += batch.num_rows

@@ -13,6 +13,7 @@ import pytest
 
 from avader.catalogue.pixels import FINEST, named_pixel
 from avader.errors import InputError
+from avader.io import storage
 from avader.plan import Unit
 from avader.survey.selection import select
 from avader.survey.sky import sky_units, times_read
@@ -228,3 +229,13 @@ def test_positions_of_integers_and_narrow_floats(tmp_path, kind):
         f"o00-{pixel_of(100, 5, 0):010d}": ["g0"],
         "unplaced-00000000": ["g2"],
     }
+
+
+def test_on_s3_as_on_disk(folder, units, s3_uri):
+    for path in folder.glob("*.parquet"):
+        storage.write_bytes(storage.join(s3_uri, path.name), path.read_bytes())
+    found = cut(opened(s3_uri))
+    assert [(unit.name, unit.inputs["pieces"]) for unit in found] == [
+        (unit.name, unit.inputs["pieces"]) for unit in units
+    ]
+    assert read_unit(found[3]).equals(read_unit(units[3]))

@@ -13,7 +13,7 @@ import pytest
 from avader.errors import InputError, StorageError
 from avader.io import storage
 from avader.survey import image_files
-from avader.survey.sources import describe_row, read_ids, read_unit
+from avader.survey.sources import describe_row, read_ids, read_objects, read_unit
 from tests.survey.samples import everything, opened, refused, table, write
 
 BIG = 1_237_668_296_598_749_280  # an SDSS objID; float64 would change its last digits
@@ -151,7 +151,15 @@ class TestTable:
 
         monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
         assert read_ids(unit) == [f"g{number}" for number in range(30, 45)]
-        assert read == [([3, 4], ["object_id"])]
+        assert read == [([3], ["object_id"]), ([4], ["object_id"])]
+
+    @pytest.mark.parametrize("group", [100, 5000])
+    def test_objects_of_a_unit_come_some_at_a_time(self, tmp_path, group):
+        """A unit may be large; its images are never held together."""
+        source = opened(table(tmp_path / "t.parquet", 3000, group=group))
+        parts = [part["source_row"].to_pylist() for part in read_objects(source.units(3000)[0])]
+        assert [row for part in parts for row in part] == list(range(3000))
+        assert max(map(len, parts)) < 1024
 
     def test_several_tables_in_order_of_path(self, tmp_path):
         table(tmp_path / "b.parquet", 3)

@@ -16,6 +16,7 @@ from avader.images.decode import decode_image
 from avader.io import shards, storage
 from avader.pipelines.packing.adding import Increment
 from avader.pipelines.packing.worker import light_rows
+from avader.pipelines.progress import size
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
 from avader.survey.services import Service
@@ -28,8 +29,8 @@ DECODED_BYTES = 128_000_000
 """Most bytes of a shard's pixels, decoded, where shards are pixels of the sky."""
 FEWEST_SHARDS = 64
 """What a source with positions makes at least, if it has objects enough: for its workers."""
-SCATTERED = 10
-"""Where a source's rows are read so many times over, its owner is told."""
+SCATTERED, MUCH = 10, 10**10
+"""Where a source's rows are read so many times over, and so many bytes, its owner is told."""
 
 
 def plan_packing(
@@ -82,11 +83,12 @@ def describe_units(units: Sequence[Unit]) -> str:
 def describe_scatter(source: Source, plan: Plan) -> str:
     """A line of advice where units look at the source's rows many times over, else nothing."""
     times = times_read(source, plan.units) if source.has_positions else 0.0
-    if times < SCATTERED:
+    read = round(times * sum(source.sizes))
+    if times < SCATTERED or read < MUCH:
         return ""
     return (
-        f"\n  row groups of the source hold objects of many pixels, so that rows are read "
-        f"{times:,.0f} times: sorted by position, in row groups of at most "
+        f"\n  row groups of the source hold objects of many pixels, so that it is read "
+        f"{times:,.0f} times, {size(read)}: sorted by position, in row groups of at most "
         f"{plan.settings['rows_per_shard']:,} rows, it would pack faster"
     )
 
