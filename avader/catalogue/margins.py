@@ -3,10 +3,9 @@
 As HATS has it: the pixels of one fine order that touch the tile, an order at which they are wider
 than the margin. So the margin holds every row within so many arcsec of the tile, and some beyond.
 
-Legend: N rows, M pixels of the margin.
+Legend: N rows, M pixels of the margin, P parts.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,10 +70,11 @@ class Margin:
         before = np.searchsorted(self.pixels, high, side="right")
         return bool(before) and int(self.pixels[before - 1]) + (1 << self._shift) > low
 
-    def among(self, parts: Sequence[Pixel]) -> list[Pixel]:
-        """Those parts that the margin reaches into, in order; parts: in order, none overlaps."""
-        starts, stops = np.array([part.span for part in parts], np.int64).T
-        # A pixel of the margin is finer than any part, so it lies in one at most.
+    def among(self, spans: NDArray[np.int64]) -> NDArray[np.intp]:
+        """Which parts the margin reaches into.
+
+        spans: (P, 2) of the parts, in order; none overlaps, none is finer than the margin's pixels.
+        """
+        starts, stops = spans.T
         owners = np.searchsorted(starts, self.pixels, side="right") - 1
-        inside = (owners >= 0) & (self.pixels < stops[owners])
-        return [parts[owner] for owner in np.unique(owners[inside])]
+        return np.unique(owners[(owners >= 0) & (self.pixels < stops[owners])])

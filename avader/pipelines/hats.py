@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from avader.catalogue import tiles
 from avader.catalogue.margins import Margin
 from avader.catalogue.pixels import Pixel
@@ -137,17 +139,18 @@ def margin_plan(settings: HatsSettings, held: Manifest, parts: Parts, cut: Seque
 
     There another catalogue may have what matches a row of this one across the edge.
     """
+    listed, spans = list(parts.values()), np.array([pixel.span for pixel in parts])
     around = {
-        tile: Margin(tile, settings.margin).among(list(parts))
+        tile: Margin(tile, settings.margin).among(spans)
         for tile in tiles.in_order([*cut, *tiles.absent(cut)])
     }
     return Plan(
         kind="margin",
         settings={**_common(held), "name": settings.name, "margin": settings.margin},
         units=tuple(
-            tile_unit(tile, [parts[pixel] for pixel in near])
+            tile_unit(tile, [listed[at] for at in near])
             for tile, near in around.items()
-            if near
+            if len(near)
         ),
         place=partial(tiles.dataset_path, ""),
     )

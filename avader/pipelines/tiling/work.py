@@ -1,7 +1,7 @@
 """The rows of one tile of the sky, or of its margin, from the parts of a catalogue.
 
 The largest tile is held in a worker three times: as the bytes of its parts, as its rows, and as the
-bytes of its file; of a margin, the positions of one part and the rows that are wanted.
+bytes of its file; of a margin, the positions of a few parts and the rows that are wanted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -84,8 +84,11 @@ def join_parts(uri: str, unit: Unit, _: None) -> UnitRows:
 def gather_margin(uri: str, arcsec: float, columns: Sequence[str], unit: Unit, _: None) -> UnitRows:
     """The rows of a tile's margin, from the parts around it; positions are read first."""
     margin = Margin(tile_of(unit.name), arcsec)
-    found = [
-        shards.select_rows(uri, part["path"], margin, columns) for part in unit.inputs["parts"]
-    ]
-    table = pa.concat_tables(found)
+
+    def rows_of(part: Part) -> pa.Table:
+        return shards.select_rows(uri, part["path"], margin, columns)
+
+    # Several at once: a part of a far storage is many small requests, one after another.
+    with ThreadPoolExecutor(shards.READERS) as pool:
+        table = pa.concat_tables(pool.map(rows_of, unit.inputs["parts"]))
     return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))
