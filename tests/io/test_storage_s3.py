@@ -10,9 +10,12 @@ from avader.io import storage
 
 
 @pytest.fixture
-def refused(s3_uri, monkeypatch):
+def refused(s3, s3_uri, monkeypatch):
     """A prefix, with credentials that the server does not know."""
     import s3fs
+
+    if not s3.checks:
+        pytest.skip("this server takes any credentials")
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-password")
     s3fs.S3FileSystem.clear_instance_cache()
