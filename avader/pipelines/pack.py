@@ -20,6 +20,7 @@ from avader.io import manifest, shards, storage
 from avader.io.models import read_model
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.duplicates import Duplicates, find_duplicates
+from avader.pipelines.memory import packing_need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.services import (
     SharedPace,
@@ -80,6 +81,7 @@ def run(settings: PackSettings) -> None:
         trial=_trial(settings, source, service, PackUnit(preprocessing, columns, Duplicates({}))),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
+        need=packing_need(plan.settings),
     )
     if written is not None:
         totals = written.totals

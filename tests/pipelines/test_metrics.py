@@ -98,5 +98,7 @@ def test_a_run_is_counted(tmp_path):
     found = awaited(lambda found: wanted.items() <= found.items())
     assert {key: found.get(key) for key in wanted} == wanted
     text, _ = scraped()
-    assert "# HELP ray_avader_units_total Units of work that ended, by result: done, set_aside" in text
+    assert (
+        "# HELP ray_avader_units_total Units of work that ended, by result: done, set_aside" in text
+    )
     assert "# TYPE ray_avader_units_total counter" in text
