@@ -1,5 +1,6 @@
 """What `classify` does where there is work: units of cutouts become rows, by a pool of models."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from avader.io.models import ModelFiles
 from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
+from avader.pipelines.memory import Need, image_bytes, network_bytes
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
@@ -61,7 +63,7 @@ def classify(
             backend=f"torch {TORCH_DEVICE[settings.device]}",
             tile=settings.tile,
         ),
-        device=settings.device,
+        need=_need(settings, data, model),
     )
     if written is not None:
         close(written, model, out=settings.out, address=settings.summary_url)
@@ -71,6 +73,17 @@ def _trial(settings: ClassifySettings, data: Manifest) -> Callable[[], UnitRows]
     part = next(part for part in data.parts if part["rows"])
     cutouts = shards.read_part(data.uri, part["path"]).slice(0, TRIAL_ROWS)
     return partial(ClassifyUnit(settings), Unit("trial", {}), cutouts)
+
+
+def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need:
+    """What a worker takes: pixels as the file that was read, as a table and as one array."""
+    residuals = 3 * 8 * settings.batch * math.prod(data.settings["shape"])
+    return Need(
+        pixels=image_bytes(data.settings) * max((part["rows"] for part in data.parts), default=0),
+        copies=2.5,
+        besides=network_bytes(model.config["network"], tile=settings.tile) + residuals,
+        device=settings.device,
+    )
 
 
 def _facts(model: ModelFiles) -> dict[str, Any]:

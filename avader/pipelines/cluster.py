@@ -4,8 +4,8 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 # Read when ray.data is imported: without it each execution starts 32 footer readers.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
@@ -14,6 +14,8 @@ import ray
 
 from avader.config import ClusterSettings
 from avader.errors import InputError
+from avader.pipelines.memory import Need, workers_with_room
+from avader.pipelines.progress import say
 
 Device = Literal["cpu", "gpu"]
 TORCH_DEVICE: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
@@ -23,32 +25,35 @@ TORCH_DEVICE: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
 class Pool:
     """Worker processes for units of work.
 
-    gpus: what each of them holds. apart: whether other processes read and write for them.
+    gpus, memory: what each of them holds, the latter in bytes, 0 where it is not counted. apart:
+    whether other processes read and write for them.
     """
 
     workers: int
     gpus: int
     apart: bool = False
+    memory: int = 0
 
 
 @contextmanager
-def cluster(settings: ClusterSettings, *, device: Device = "cpu") -> Iterator[Pool]:
+def cluster(settings: ClusterSettings, need: Need | None = None) -> Iterator[Pool]:
     """Join or start Ray for the length of a job; yields the workers that its units may have.
 
-    Raises InputError where the address given does not answer, or a GPU is wanted and none there.
+    need: of each worker, where memory is to be counted. Raises InputError where the address given
+    does not answer, a GPU is wanted and none there, or no machine has memory for a worker.
     """
     begun = not ray.is_initialized()
     if begun:
         _start(settings)
     quieten_data()
     try:
-        yield _pool(settings, device)
+        yield _pool(settings) if need is None else _counted_pool(settings, need)
     finally:
         if begun:
             ray.shutdown()
 
 
-def _pool(settings: ClusterSettings, device: Device) -> Pool:
+def _pool(settings: ClusterSettings, device: str = "cpu") -> Pool:
     resources = ray.cluster_resources()
     if device == "cpu":
         cpus = min(int(resources.get("CPU", 1)), _cores())
@@ -57,6 +62,16 @@ def _pool(settings: ClusterSettings, device: Device) -> Pool:
     if not gpus:
         raise InputError("wanted GPUs (--device gpu), got a cluster without; use --device cpu")
     return Pool(workers=settings.workers or gpus, gpus=1, apart=True)
+
+
+def _counted_pool(settings: ClusterSettings, need: Need) -> Pool:
+    """The pool, with no more workers than there is memory for; says what each takes."""
+    pool = _pool(settings, need.device)
+    room = workers_with_room([node["Resources"] for node in _alive()], need)
+    fewer = f", of {pool.workers} for want of memory" if room < pool.workers else ""
+    workers = min(room, pool.workers)
+    say(f"  {workers} worker(s){fewer}; each takes {need}")
+    return replace(pool, workers=workers, memory=need.total)
 
 
 def _start(settings: ClusterSettings) -> None:
@@ -81,8 +96,11 @@ def _start(settings: ClusterSettings) -> None:
 
 def _cores() -> int:
     """CPUs of the machines, without the extra slot of a local Ray."""
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return os.cpu_count() or 1 if len(alive) == 1 else 10**9
+    return os.cpu_count() or 1 if len(_alive()) == 1 else 10**9
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def quieten_data() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from avader.config import Machine, UnitSettings
 from avader.io import manifest, shards, storage
+from avader.pipelines.memory import Need
 from avader.pipelines.progress import duration, say, size
 from avader.pipelines.stages import UnitRows
 from avader.plan import Plan
@@ -29,10 +30,11 @@ class Trial:
     pace: float = 0.0
 
 
-def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, *, workers: int) -> None:
+def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need, *, workers: int) -> None:
     """Say what the run would take; nothing is written, no Ray is started.
 
-    workers: processes that would work. Raises InputError where the folder is another plan's.
+    need: memory of a worker. workers: processes that would work. Raises InputError where the
+    folder is another plan's.
     """
     out = storage.absolute(settings.out)
     manifest.check_plan(out, plan)
@@ -51,6 +53,7 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, *, workers: int) -
         _say_measured(
             trial, trial.start(), rows, share=left / max(1, len(plan.units)), workers=workers
         )
+    say(f"  each worker takes {need}")
     for machine in settings.machines:
         say(f"  {cost_line(machine, rows)}")
 

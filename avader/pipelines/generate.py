@@ -21,6 +21,7 @@ from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION, orientations
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
+from avader.pipelines.memory import Need, network_bytes
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
@@ -49,7 +50,7 @@ def run(settings: GenerateSettings) -> None:
             backend=f"torch {TORCH_DEVICE[settings.device]}",
             tile=settings.tile,
         ),
-        device=settings.device,
+        need=_need(settings, model),
     )
     if written is not None:
         say(f"drew {written.totals['rows']:,} objects into {settings.out}")
@@ -85,6 +86,19 @@ def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:
             Unit(unit_name(number), {"start": start, "stop": stop})
             for number, (start, stop) in enumerate(ranges(settings.count, settings.rows_per_shard))
         ),
+    )
+
+
+def _need(settings: GenerateSettings, model: ModelFiles) -> Need:
+    """What a worker takes: pixels in slices, as one array and as the file, with its encoding."""
+    network = model.config["network"]
+    image = network["bands"] * network["size"] ** 2
+    decoded = 3 * 4 * image * min(DECODE_ROWS, settings.rows_per_shard)
+    return Need(
+        pixels=image * min(settings.rows_per_shard, settings.count),
+        copies=4.0,
+        besides=network_bytes(network, tile=settings.tile) + decoded,
+        device=settings.device,
     )
 
 

@@ -11,6 +11,7 @@ from avader.io import growth, manifest, storage
 from avader.io.models import read_model
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.duplicates import Duplicates, find_duplicates
+from avader.pipelines.memory import packing_need
 from avader.pipelines.packing.adding import Increment, increment_of
 from avader.pipelines.packing.planning import (
     ROWS_OF_SERVICE,
@@ -79,6 +80,7 @@ def run(settings: PackSettings) -> None:
         trial=_trial(settings, source, plan.units, service, worker),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
+        need=packing_need(plan.settings),
     )
     if not settings.dry_run:
         growth.publish(increment.root, increment.number)

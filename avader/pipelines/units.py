@@ -21,10 +21,11 @@ from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.attempts import Attempts
 from avader.pipelines.board import Board, reading
-from avader.pipelines.cluster import Device, Pool, cluster
+from avader.pipelines.cluster import Pool, cluster
 from avader.pipelines.dry_run import Trial, dry_run
 from avader.pipelines.finished import say_finished
 from avader.pipelines.holding import holding
+from avader.pipelines.memory import SMALL, Need
 from avader.pipelines.metrics import Counters
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.quiet import without_known_noise
@@ -46,6 +47,8 @@ SHOWN = 20
 """Units set aside that are said one by one."""
 PATIENCE = 20.0
 """Seconds that a run that stops early waits for a wave's next unit."""
+STORE_SHARE = 0.25
+"""Of the object store, what the blocks of a wave may take; two waves may be under way."""
 HOPELESS = 8
 """So many unusable units before the first good one are all units' trouble: the run stops."""
 
@@ -61,19 +64,20 @@ def finish_folder(
     provenance: Mapping[str, Any],
     facts: Mapping[str, Any] | None = None,
     finish: Callable[[Sequence[Receipt]], Mapping[str, Any]] = lambda _: {},
-    device: Device = "cpu",
+    need: Need = SMALL,
 ) -> Manifest | None:
     """Do a plan into its output folder; the manifest, or None where there was nothing to do.
 
     opening: the line said before work starts. prepare: called once Ray is there, gives the stages
     before the writing. trial: for a dry run, which does nothing else. facts, provenance: for the
     manifest. finish: called once all units are done, writes what else belongs to the folder and
-    gives more facts. Raises InputError where the folder is another plan's or no unit can be used,
-    UnfinishedError where units were set aside, BusyError where another run works there.
+    gives more facts. need: memory of a worker. Raises InputError where the folder is another
+    plan's, no unit can be used or no machine has memory for a worker, UnfinishedError where units
+    were set aside, BusyError where another run works there.
     """
     out = storage.absolute(settings.out)
     if settings.dry_run:
-        dry_run(plan, settings, trial, workers=settings.workers or os.cpu_count() or 1)
+        dry_run(plan, settings, trial, need, workers=settings.workers or os.cpu_count() or 1)
         return None
     manifest.open_plan(out, plan)
     with holding(out, lambda: manifest.is_finished(out)) as unfinished:
@@ -81,7 +85,7 @@ def finish_folder(
             say_finished(settings)
             return None
         say(opening)
-        with cluster(settings, device=device) as pool:
+        with cluster(settings, need) as pool:
             receipts = finish_units(
                 plan,
                 out,
@@ -179,6 +183,7 @@ def _flow(
     Where workers hold GPUs, each stage is an operator of its own, so that no GPU waits for storage;
     else the pool does them all, since a second process would only share its CPU.
     """
+    ray.data.DataContext.get_current().override_object_store_memory_limit_fraction = STORE_SHARE
     # One block per unit: otherwise units are lumped into a few blocks.
     rows = [row for unit in units for row in block_of(unit, None).to_pylist()]
     blocks = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -192,6 +197,7 @@ def _flow(
                 compute=ray.data.ActorPoolStrategy(size=size),
                 num_cpus=1,
                 num_gpus=pool.gpus,
+                memory=pool.memory or None,
                 **options,
             )
         else:

@@ -53,7 +53,10 @@ def test_classify(model, tmp_path, said):
     assert lines[2].startswith(f"  reads {size(read)}, writes about ")
     assert "3 worker(s) of " in lines[3]
     assert lines[3].endswith("as 10 were done here")
-    assert lines[4].startswith("  on g5.xlarge: about 0 s, cost 0.00 at 1.006 an hour")
+    # 16 px, 10 images a shard: nearly all is the process itself.
+    assert lines[4].startswith("  each worker takes about 51")
+    assert lines[4].endswith(" MiB of memory, for shards of 2.5 KiB of pixels")
+    assert lines[5].startswith("  on g5.xlarge: about 0 s, cost 0.00 at 1.006 an hour")
 
 
 def test_cutouts_of_which_none_was_usable(model, tmp_path, said):

@@ -1,0 +1,93 @@
+"""The memory that a worker takes, said before work starts: it has one unit at a time.
+
+Ray counts this much of a machine's memory for each worker, so that no machine gets more workers
+than it has room for. The figures are of measured peaks, rounded up (tests/pipelines/test_memory.py
+measures them again).
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from avader.errors import InputError
+from avader.pipelines.progress import size
+
+MIB = 2**20
+WORKER = 512 * MIB
+"""A process with Ray, torch and a small model, before its first unit."""
+GPU = 4096 * MIB
+"""What CUDA takes of a machine's memory for a process. Assumed: no GPU was at hand to measure."""
+HELPERS, HELPER, HELPER_COPIES = 4, 448 * MIB, 5.0
+"""Processes that read and write for a worker with a GPU, and what each of them takes: besides
+itself the file that was read, the unit as a table, pickled, and twice as Ray's block."""
+LAYERS = 3
+"""A network's memory, as so many layers at the size of the images, of its most filters."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one worker takes.
+
+    pixels: bytes of its largest unit's pixels. copies: times it holds them at once, at most.
+    besides: bytes of what it computes with. device: "cpu" or "gpu".
+    """
+
+    pixels: int = 0
+    copies: float = 0.0
+    besides: int = 0
+    device: str = "cpu"
+
+    @property
+    def total(self) -> int:
+        """Bytes of a machine's memory, of a GPU's worker with those that read and write for it."""
+        worker = WORKER + round(self.copies * self.pixels) + self.besides
+        if self.device == "cpu":
+            return worker
+        return worker + GPU + HELPERS * (HELPER + round(HELPER_COPIES * self.pixels))
+
+    def __str__(self) -> str:
+        return f"about {size(self.total)} of memory, for shards of {size(self.pixels)} of pixels"
+
+
+SMALL = Need()
+"""Of a worker whose units are small."""
+
+
+def image_bytes(settings: Mapping[str, Any]) -> int:
+    """Bytes of an image of packed cutouts; settings: of their plan."""
+    dtype = np.dtype(settings["preprocessing"].get("dtype", "uint8"))
+    return int(math.prod(settings["shape"])) * dtype.itemsize
+
+
+def network_bytes(network: Mapping[str, Any], *, tile: int) -> int:
+    """What a network computes with, of so many images at once; network: as in config.json."""
+    return 4 * LAYERS * tile * network["size"] ** 2 * max(network["bands"], *network["filters"])
+
+
+def packing_need(settings: Mapping[str, Any]) -> Need:
+    """What a worker takes that packs; settings: of the plan.
+
+    Pixels one by one, as one array, in order, and as the file with its encoding; and the images as
+    they came, which are taken to be no larger.
+    """
+    return Need(pixels=image_bytes(settings) * settings["rows_per_shard"], copies=7.0)
+
+
+def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
+    """Workers that machines have CPUs (or GPUs) and memory for; nodes: what Ray has on each.
+
+    Raises InputError where no machine has memory for one.
+    """
+    slot = "CPU" if need.device == "cpu" else "GPU"
+    usable = [node for node in nodes if node.get(slot, 0) >= 1]
+    rooms = [math.floor(node.get("memory", 0) / need.total) for node in usable]
+    if not any(rooms):
+        most = max((round(node.get("memory", 0)) for node in usable), default=0)
+        raise InputError(
+            f"a worker wants {need}, got {size(most)} that Ray may give on the largest machine; "
+            "take a machine with more, or smaller shards (--rows-per-shard of pack and generate)"
+        )
+    return sum(min(int(node[slot]), room) for node, room in zip(usable, rooms, strict=True))

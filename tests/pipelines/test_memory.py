@@ -1,0 +1,254 @@
+"""What a worker is said to take, against the peaks of real workers; and what follows from it."""
+
+import io
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from avader.errors import InputError
+from avader.pipelines.memory import MIB, WORKER, Need, workers_with_room
+from avader.recipe import Network, Preprocessing
+from tests.pipelines.packed import write_packed
+from tests.tiny import write_tiny_model
+
+PREPROCESSING = Preprocessing(size=64)
+NETWORK = Network(size=64, latent=3, filters=(4, 6), kernels=(3, 5), decoder_kernels=(5, 3))
+ROWS = 16_000  # of 4 KiB each
+
+
+class TestRoom:
+    """How many workers machines have room for."""
+
+    NEED = Need(pixels=100 * MIB, copies=2)  # 712 MiB
+
+    def test_memory_or_slots_whichever_is_less(self):
+        nodes = [
+            {"CPU": 8.0, "memory": 3 * 712 * MIB + 5},
+            {"CPU": 2.0, "memory": 100 * 712 * MIB},
+            {"memory": 100 * 712 * MIB},  # a head that takes no work
+            {"CPU": 4.0, "memory": 712 * MIB - 1},
+        ]
+        assert self.NEED.total == 712 * MIB
+        assert workers_with_room(nodes, self.NEED) == 5
+
+    def test_none(self):
+        nodes = [{"CPU": 4.0, "memory": 700 * MIB}, {"CPU": 64.0, "memory": 600 * MIB}]
+        message = (
+            r"^a worker wants about 712.0 MiB of memory, for shards of 100.0 MiB of pixels, got "
+            r"700.0 MiB that Ray may give on the largest machine; take a machine with more, or "
+        )
+        with pytest.raises(InputError, match=message):
+            workers_with_room(nodes, self.NEED)
+
+    def test_of_gpus_with_those_who_read_for_them(self):
+        need = Need(pixels=MIB, copies=2, device="gpu")
+        assert need.total == WORKER + (4096 + 2) * MIB + 4 * (448 + 5) * MIB
+        assert workers_with_room([{"CPU": 16, "GPU": 2, "memory": 2 * need.total}], need) == 2
+
+
+def status(process: Path) -> dict[str, str]:
+    """What the system tells of a process; nothing where it has gone."""
+    try:
+        lines = (process / "status").read_text().splitlines()
+    except OSError:
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def worker_peak(ancestor: int) -> int:
+    """The greatest peak, in bytes, of the workers below a process that there are now."""
+    found = {int(path.name): status(path) for path in Path("/proc").glob("[0-9]*")}
+    parents = {pid: int(told.get("PPid", 0)) for pid, told in found.items()}
+
+    def below(pid: int) -> bool:
+        return pid == ancestor or (pid in parents and below(parents[pid]))
+
+    return max(
+        (
+            int(told["VmHWM"].split()[0]) * 1024
+            for pid, told in found.items()
+            if "Map" in told.get("Name", "") and "VmHWM" in told and below(pid)
+        ),
+        default=0,
+    )
+
+
+def run(*command: str) -> tuple[str, int]:
+    """What a verb says, and the greatest peak of its workers."""
+    job = subprocess.Popen(
+        [sys.executable, "-m", "avader", *command, "--workers", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    peak = 0
+    while job.poll() is None:
+        peak = max(peak, worker_peak(job.pid))
+        time.sleep(0.1)
+    assert job.stdout is not None
+    said = job.stdout.read()
+    job.stdout.close()
+    assert job.returncode == 0, said
+    return said, peak
+
+
+def classifying(folder: Path) -> list[str]:
+    model = write_tiny_model(folder / "model", network=NETWORK, preprocessing=PREPROCESSING)
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * ROWS, 1, 64, 64), np.uint8)
+    data = write_packed(folder / "packed", pixels, per_shard=ROWS)
+    return ["classify", "--model", model, "--data", data]
+
+
+def generating(folder: Path) -> list[str]:
+    model = write_tiny_model(folder / "model", network=NETWORK, preprocessing=PREPROCESSING)
+    return ["generate", "--model", model, "--count", f"{2 * ROWS}", "--rows-per-shard", f"{ROWS}"]
+
+
+def packing(folder: Path) -> list[str]:
+    noise, images = np.random.default_rng(0), []
+    for _ in range(200):
+        sink = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (64, 64), np.uint8)).save(sink, "png")
+        images.append(sink.getvalue())
+    table = {
+        "object_id": [f"g{number}" for number in range(2 * ROWS)],
+        "image": [images[number % 200] for number in range(2 * ROWS)],
+    }
+    source = folder / "table.parquet"
+    pq.write_table(pa.table(table), source, row_group_size=2000, use_dictionary=False)
+    return ["pack", "--source", str(source), "--rows-per-shard", f"{ROWS}"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("verb", [classifying, generating, packing])
+def test_a_worker_takes_no_more_than_is_said(tmp_path, verb):
+    said, peak = run(*verb(tmp_path), "--out", str(tmp_path / "out"))
+    pattern = (
+        r"1 worker\(s\); each takes about ([\d,.]+) MiB of memory, for shards of 62.5 MiB of p"
+    )
+    told = float(re.search(pattern, said)[1].replace(",", "")) * MIB
+    assert told / 2 < peak <= told
+
+
+TIGHT = """
+import sys
+import ray
+from avader.cli import main
+from avader.pipelines import units
+
+units.WAVE = 3  # several waves, of which the next waits for the memory of the last
+ray.init(num_cpus=4, _memory=2**30, include_dashboard=False, log_to_driver=False)
+for rows in ("10", "20000000"):
+    given = ["--model", sys.argv[1], "--count", "80", "--rows-per-shard", rows]
+    if rows != "10":
+        given[3] = rows
+    print(main(["generate", *given, "--out", sys.argv[2] + rows, "--workers", "2"]), flush=True)
+"""
+
+
+@pytest.mark.long
+def test_a_machine_with_memory_for_one_worker_gets_one_and_for_none_nothing_is_begun(tmp_path):
+    model, out = write_tiny_model(tmp_path / "model"), str(tmp_path / "out")
+    ran = subprocess.run(
+        [sys.executable, "-c", TIGHT, model, out], capture_output=True, text=True, check=True
+    )
+    lines = ran.stdout.splitlines()
+    assert "  1 worker(s), of 2 for want of memory; each takes about 51" in ran.stdout
+    assert f"drew 80 objects into {out}10" in lines
+    assert [line for line in lines if len(line) == 1] == ["0", "2"]
+    errors = [line for line in ran.stderr.splitlines() if "Started a local Ray" not in line]
+    assert len(errors) == 1
+    assert re.match(
+        r"avader generate: a worker wants about 19.6 GiB of memory, for shards of 4.8 GiB of "
+        r"pixels, got 1.0 GiB that Ray may give on the largest machine",
+        errors[0],
+    )
+    assert not Path(f"{out}20000000", "parts").exists()
+
+
+AHEAD = """
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from avader.catalogue import rows
+from avader.pipelines.cluster import Pool, quieten_data
+from avader.pipelines.progress import Progress
+from avader.pipelines.stages import Stage, UnitRows, write_stage
+from avader.pipelines.units import finish_units
+from avader.plan import Plan, Unit
+
+folder = Path(sys.argv[1])
+ray.init(num_cpus=3, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False)
+quieten_data()
+
+def read(unit, _):
+    (folder / f"read-{unit.name}").touch()
+    return np.zeros(10 * 2**20, np.uint8)
+
+def make(unit, before):
+    ahead = len(list(folder.glob("read-*"))) - len(list(folder.glob("made-*")))
+    time.sleep(0.2)
+    (folder / f"made-{unit.name}").write_text(str(ahead))
+    return UnitRows(1, pa.table({"unit": [unit.name]}), rows.reject_table([], unit.name))
+
+finish_units(
+    Plan("made", {}, tuple(Unit(f"{number:08d}", {}) for number in range(30))),
+    str(folder),
+    stages=[Stage("read", lambda: read), Stage("make", lambda: make, pooled=True),
+            write_stage(str(folder))],
+    pool=Pool(1, 0, apart=True),
+    progress=Progress("made", None),
+    limit=100,
+)
+"""
+
+
+@pytest.mark.long
+def test_units_that_wait_for_a_worker_stay_within_a_quarter_of_the_object_store(tmp_path):
+    subprocess.run([sys.executable, "-c", AHEAD, str(tmp_path)], capture_output=True, check=True)
+    ahead = [int(path.read_text()) for path in tmp_path.glob("made-*")]
+    assert len(ahead) == 30
+    assert max(ahead) <= 5  # of 10 MB each, in a store of 200 MB; 7 with all of the store
+
+
+NETWORK_PEAK = """
+import resource
+import numpy as np
+import torch
+from avader.inference.engine import Engine
+from avader.model.vade import VaDE
+from avader.pipelines.memory import network_bytes
+from avader.recipe import PUBLISHED_NETWORK
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+torch.set_num_threads(1)
+engine = Engine(VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4), tile=48)
+images = np.zeros((48, PUBLISHED_NETWORK.bands, 128, 128), np.uint8)
+before = peak()
+engine.decode(engine.encode(images)[0])
+print(peak() - before, network_bytes(PUBLISHED_NETWORK.model_dump(), tile=48))
+"""
+
+
+@pytest.mark.long
+def test_what_a_network_computes_with():
+    ran = subprocess.run(
+        [sys.executable, "-c", NETWORK_PEAK], capture_output=True, text=True, check=True
+    )
+    peak, told = map(int, ran.stdout.split())
+    assert told / 2 < peak <= told
