@@ -14,8 +14,7 @@ from avader.catalogue.provenance import package_versions, provenance
 from avader.config import PackSettings
 from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason
-from avader.images.cutouts import Cutout, output_bands, prepare
-from avader.images.decode import decode_image
+from avader.images.cutouts import Cutout, output_bands, read_cutout
 from avader.io import manifest, shards, storage
 from avader.io.models import read_model
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
@@ -194,7 +193,7 @@ def _first_bands(units: Sequence[Unit], preprocessing: Preprocessing) -> int:
     for unit in units:
         for row in _light_rows(read_unit(unit)):
             try:
-                return len(prepare(decode_image(row["image"] or b""), preprocessing).pixels)
+                return len(read_cutout(row["image"] or b"", preprocessing).pixels)
             except CutoutError as error:
                 last = str(error)
     raise InputError(
@@ -259,15 +258,16 @@ class PackUnit:
         if not row["object_id"]:
             raise CutoutError(Reason.NO_ID, "wanted an id, got none")
         if row["problem"]:
-            raise CutoutError(Reason.UNREADABLE, row["problem"])
+            raise CutoutError.parse(row["problem"])
         if "ra" in row and (problem := position_problem(row["ra"], row["dec"])):
-            raise CutoutError(Reason.BAD_POSITION, problem)
+            none = any(row[axis] is None or not np.isfinite(row[axis]) for axis in ("ra", "dec"))
+            raise CutoutError(Reason.NO_POSITION if none else Reason.BAD_POSITION, problem)
 
     def _prepare(self, image: bytes | CutoutError) -> Cutout:
         """The cutout in an image. Raises CutoutError with what is wrong with it."""
         if isinstance(image, CutoutError):
             raise image
-        cutout = prepare(decode_image(image), self.preprocessing)
+        cutout = read_cutout(image, self.preprocessing)
         wanted = tuple(self.schema.field("image").type.shape)
         if cutout.pixels.shape != wanted:
             raise CutoutError(

@@ -4,7 +4,7 @@ A table may hold images, paths of images, or positions alone, for a survey servi
 
 A source is opened once, which finds everything that is wrong with it as a whole; it is then cut
 into units, whose inputs alone tell a worker what to read. Order: path, then row. What is wrong
-with one object never stops the others: its row stays, with the text of its `problem`.
+with one object never stops the others: its row stays, with its `problem`.
 """
 
 import errno
@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avader.errors import InputError
-from avader.images.checks import plain
-from avader.images.decode import MAX_BYTES
+from avader.images.checks import CutoutError, Reason
+from avader.images.limits import MAX_BYTES
 from avader.io import storage
 from avader.plan import Unit, ranges, unit_name
 from avader.survey.galaxy_zoo import Selection
@@ -133,8 +133,8 @@ def read_unit(unit: Unit) -> pa.Table:
 
     Columns: object_id (string, "" where there is none), ra and dec (float64, degrees; where the
     source has positions; null as in the source), image (binary, null where the bytes could not
-    be had, and in a table of positions), problem (string; why not, or that there is no id; null
-    where all is well), then the carried columns.
+    be had, and in a table of positions), problem (string: the text of a CutoutError; null where all
+    is well), then the carried columns.
     """
     if unit.inputs["kind"] == "files":
         return _read_files(unit)
@@ -223,14 +223,17 @@ def _read_table(unit: Unit) -> pa.Table:
 
 
 def _images(unit: Unit, table: pa.Table) -> tuple[pa.Array, list[str | None]]:
-    """The images of a table's rows and why one is not there; null in a table of positions."""
+    """The images of a table's rows and why one is not there; null in a table of positions.
+
+    Why: the text of a CutoutError."""
     inputs, name = unit.inputs, unit.inputs["columns"]["image"]
     if name is None:
         return pa.nulls(table.num_rows, pa.binary()), [None] * table.num_rows
     if inputs["image_is_path"]:
         return _read_images(storage.parent(_table_uri(inputs)), table[name].to_pylist())
     image = table[name].cast(pa.binary())
-    return image, [None if there else "the image is null" for there in image.is_valid().to_pylist()]
+    null = _problem(Reason.NO_IMAGE, "the image is null")
+    return image, [None if there else null for there in image.is_valid().to_pylist()]
 
 
 def _table_uri(inputs: Mapping[str, Any]) -> str:
@@ -278,7 +281,7 @@ def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _with_ids(problem: Sequence[str | None], ids: pa.Array) -> pa.Array:
     """The problems, and that there is no id where that is so."""
     texts = [
-        text if name else "the id is null or empty"
+        text if name else _problem(Reason.NO_ID, "the id is null or empty")
         for text, name in zip(problem, ids.to_pylist(), strict=True)
     ]
     return pa.array(texts, pa.string())
@@ -293,9 +296,10 @@ def _read_images(folder: str, paths: Sequence[str | None]) -> tuple[pa.Array, li
 
 def _read_image(folder: str, path: str | None) -> tuple[bytes | None, str | None]:
     if not path:
-        return None, "the path of the image is null or empty"
+        return None, _problem(Reason.NO_IMAGE, "the path of the image is null or empty")
     if path.startswith("/") or "://" in path:
-        return None, plain(f"wanted a path relative to the table's folder, came {path}")
+        wanted = "wanted a path relative to the table's folder"
+        return None, _problem(Reason.BAD_PATH, f"{wanted}, came {path}")
     uri = storage.join(folder, path)
     try:
         with storage.open_input(uri) as file:
@@ -304,9 +308,10 @@ def _read_image(folder: str, path: str | None) -> tuple[bytes | None, str | None
         cause = error.__cause__ if isinstance(error, InputError) else error
         if cause is None or not _is_of_the_file(cause, uri=uri):
             raise
-        return None, plain(f"cannot read {path}: {_words(cause)}")
+        return None, _problem(_reason(cause), f"cannot read {path}: {_words(cause)}")
     if len(data) > MAX_BYTES:
-        return None, plain(f"{path} is larger than {MAX_BYTES} bytes, too large for a cutout")
+        too_large = f"{path} is larger than {MAX_BYTES} bytes, too large for a cutout"
+        return None, _problem(Reason.FILE_TOO_LARGE, too_large)
     return data, None
 
 
@@ -319,6 +324,17 @@ def _is_of_the_file(error: BaseException, *, uri: str) -> bool:
     if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | ValueError):
         return True
     return storage.is_local(uri) and isinstance(error, OSError) and error.errno not in _PASSING
+
+
+def _problem(reason: Reason, detail: str) -> str:
+    return str(CutoutError(reason, detail))
+
+
+def _reason(error: BaseException) -> Reason:
+    if isinstance(error, FileNotFoundError):
+        return Reason.NO_FILE
+    name_too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return Reason.BAD_PATH if name_too_long or isinstance(error, ValueError) else Reason.UNREADABLE
 
 
 def _words(error: BaseException) -> str:

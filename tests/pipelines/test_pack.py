@@ -76,10 +76,10 @@ def test_every_reject_has_its_reason(catalogue):
     reasons = {key: reason for key, (reason, _) in found.items()}
     assert reasons == {
         ("g0003", "00000000"): "duplicate_id",
-        ("g0004", "00000000"): "not_an_image",
+        ("g0004", "00000000"): "text",
         ("g0009", "00000000"): "bad_position",
         ("g0020", "00000001"): "truncated",
-        ("g0021", "00000001"): "unreadable",
+        ("g0021", "00000001"): "no_image",
         ("g0003", "00000002"): "duplicate_id",
         ("", "00000002"): "no_id",
     }

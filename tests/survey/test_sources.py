@@ -85,20 +85,26 @@ class TestFiles:
         found = everything(source)
         assert found["object_id"].to_pylist() == ["a", "b", "c"]
         assert found["image"].to_pylist() == [b"a.png", None, b"c.png"]
-        assert found["problem"].to_pylist() == [None, "cannot read b.png: no such file", None]
+        assert found["problem"].to_pylist() == [
+            None,
+            "no_file: cannot read b.png: no such file",
+            None,
+        ]
 
     def test_file_without_permission_is_a_row_with_a_problem(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png")
         unit = opened(tmp_path).units(1)[0]
         monkeypatch.setattr("builtins.open", _raising(PermissionError(13, "Permission denied")))
-        assert read_unit(unit)["problem"].to_pylist() == ["cannot read a.png: Permission denied"]
+        assert read_unit(unit)["problem"].to_pylist() == [
+            "unreadable: cannot read a.png: Permission denied"
+        ]
 
     def test_file_too_large_for_a_cutout_is_not_read_whole(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png", "long-name.png")
         monkeypatch.setattr(sources, "MAX_BYTES", 6)
         assert everything(opened(tmp_path))["problem"].to_pylist() == [
             None,
-            "long-name.png is larger than 6 bytes, too large for a cutout",
+            "file_too_large: long-name.png is larger than 6 bytes, too large for a cutout",
         ]
 
     def test_error_of_the_machine_stops_the_unit(self, tmp_path, monkeypatch):
@@ -197,13 +203,13 @@ class TestTable:
     def test_missing_ids_keep_their_rows(self, tmp_path, ids):
         found = everything(opened(table(tmp_path / "t.parquet", 3, object_id=ids)))
         assert found["object_id"].to_pylist()[1:] == ["", ""]
-        assert found["problem"].to_pylist() == [None] + ["the id is null or empty"] * 2
+        assert found["problem"].to_pylist() == [None] + ["no_id: the id is null or empty"] * 2
         assert found["image"].null_count == 0
 
     def test_null_images_and_null_positions_keep_their_rows(self, tmp_path):
         uri = table(tmp_path / "t.parquet", 3, image=[b"x", None, b""], ra=[1.0, 2.0, None])
         found = everything(opened(uri))
-        assert found["problem"].to_pylist() == [None, "the image is null", None]
+        assert found["problem"].to_pylist() == [None, "no_image: the image is null", None]
         assert found["ra"].to_pylist() == [1.0, 2.0, None]
 
     def test_position_alone_in_degrees_is_float64(self, tmp_path):
@@ -280,7 +286,7 @@ class TestS3:
         ]
         rows = everything(opened(storage.join(s3_uri, "in/t.parquet")), 2)
         assert rows["image"].to_pylist() == [b"in/a/1.png", b"in/b.png", None]
-        assert rows["problem"].to_pylist()[2] == "cannot read gone.png: no such file"
+        assert rows["problem"].to_pylist()[2] == "no_file: cannot read gone.png: no such file"
 
     def test_nothing_there(self, s3_uri):
         assert "there is nothing" in refused(storage.join(s3_uri, "gone"))
