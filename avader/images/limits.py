@@ -29,7 +29,7 @@ MAX_ALL_HEADER_BLOCKS = 2000
 MAX_HDUS = 100
 # CPU seconds to decode one image. The largest ones take 2 to 3 on a machine of 2025, so that it
 # is a stop for what the other limits do not foresee, never for a slow machine.
-TIME_LIMIT = 60.0
+TIME_LIMIT = 30.0
 
 Data = bytes | bytearray
 """A file's bytes, or the contents of a gzip file."""

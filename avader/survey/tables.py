@@ -23,6 +23,8 @@ BATCH_ROWS = 512
 BUFFER = 4 * 2**20
 # Footers are read together, since storage answers slowly but to many at once.
 READERS = 16
+# What Arrow raises for corrupt files; names that are no UTF-8 too.
+CORRUPT = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def read_rows(uri: str, *, first: int, rows: int, columns: Sequence[str]) -> pa.
                 BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False
             )
             taken = list(_slices(batches, first=first - start, rows=rows))
-    except (pa.ArrowException, OSError) as error:
+        for batch in taken:
+            batch.validate(full=True)  # text that is no UTF-8, which Arrow reads as it is
+    except CORRUPT as error:
         # Arrow tells of corrupt pages by OSError too, but without a number.
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -107,8 +111,8 @@ def read_rows(uri: str, *, first: int, rows: int, columns: Sequence[str]) -> pa.
 
 def _parquet(stream: object, uri: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(stream, buffer_size=BUFFER)
-    except (pa.ArrowException, OSError) as error:
+        return pq.ParquetFile(stream, buffer_size=BUFFER, page_checksum_verification=True)
+    except CORRUPT as error:
         raise InputError(f"wanted a Parquet table at {storage.public_uri(uri)}: {error}") from error
 
 

@@ -237,6 +237,25 @@ class TestTable:
         with pytest.raises(InputError, match=r"rows 0 to 2000 of .*t\.parquet"):
             read_unit(unit)
 
+    def test_text_that_is_no_utf_8(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", 2, object_id=["naïve", "plain"])
+        unit = opened(uri).units(2)[0]
+        data = Path(uri).read_bytes()
+        assert "naïve".encode() in data
+        Path(uri).write_bytes(data.replace("naïve".encode(), b"na\xefve!"))
+        for read in (read_ids, read_unit):
+            with pytest.raises(InputError, match="Invalid UTF8 sequence at string index 0"):
+                read(unit)
+
+    def test_checksums_of_pages_are_asked(self, tmp_path):
+        columns = pa.table({"object_id": ["a", "b"], "image": [b"first", b"second"]})
+        path = tmp_path / "t.parquet"
+        pq.write_table(columns, path, compression="none", write_page_checksum=True)
+        unit = opened(path).units(2)[0]
+        path.write_bytes(path.read_bytes().replace(b"second", b"sEcond"))
+        with pytest.raises(InputError, match="CRC checksum"):
+            read_unit(unit)
+
 
 class TestTableOfPaths:
     def paths(self, tmp_path, paths, **extra):
