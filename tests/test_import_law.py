@@ -67,7 +67,8 @@ ROOMS = {
     "config": set(),
     "recipes": set(),
     "images": set(),
-    "survey": {"images", "io"},
+    # The catalogue's pixels, into which a source is cut.
+    "survey": {"images", "io", "catalogue"},
     "mixture": set(),
     "model": {"mixture"},
     "training": {"mixture", "model"},

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 SPATIAL_ORDER = 29
 FINEST = 10
 """Highest order of a pixel that makes a unit: 3.4 arcmin across."""
+UNPLACED = -1
+"""In place of a pixel, where an object's position is none."""
 _NAME = re.compile(r"o(\d\d)-(\d{10})")
 
 
@@ -75,6 +77,14 @@ def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
         return np.zeros(0, np.int64)
     longitude, latitude = Longitude(ra, unit="deg"), Latitude(dec, unit="deg")
     return np.asarray(lonlat_to_healpix(longitude, latitude, SPATIAL_ORDER)).astype(np.int64)
+
+
+def placed_pixels(ra: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.int64]:
+    """As healpix_29, (N,), of any positions: UNPLACED where `position_problem` finds something."""
+    good = (np.abs(ra) <= 360) & (np.abs(dec) <= 90)  # not of NaN either
+    pixels = np.full(len(ra), UNPLACED, np.int64)
+    pixels[good] = healpix_29(ra[good], dec[good])
+    return pixels
 
 
 def position_problem(ra: float | None, dec: float | None) -> str | None:

@@ -99,8 +99,10 @@ class PackSettings(UnitSettings):
     votes_column: str = "total_classifications"
     """Table column with the votes, of Galaxy Zoo 2 those on the first question."""
     rows_per_shard: int = Field(0, ge=0)
-    """Objects of the source that make one shard; 0 takes 1000, or 100 from a survey service, since
-    a run that was stopped asks again for the shards it had not finished."""
+    """Objects that make one shard, or at most one where they have positions: a shard is then a
+    HEALPix pixel, of an order that follows its objects. 0 takes 1000; with positions as many as
+    are 128 MB of packed pixels, but 1000 to a 64th of the source where that is less; from a survey
+    service 100, since a run that was stopped asks again for the shards it had not finished."""
     service: ServiceSettings = ServiceSettings()
     """Where the images of a table of positions come from."""
     preprocessing: Preprocessing = Preprocessing()

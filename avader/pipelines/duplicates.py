@@ -13,7 +13,7 @@ import ray
 from numpy.typing import NDArray
 
 from avader.plan import Unit
-from avader.survey.sources import describe_row, read_ids
+from avader.survey.sources import describe_row, read_ids, row_number
 
 Digests = NDArray[np.uint64]
 # Few enough that their results travel by Ray's object store, not inside one task's description.
@@ -22,29 +22,30 @@ MOST_TASKS = 200
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows to refuse: by unit name, then by row of the unit, which row was kept instead."""
+    """Rows to refuse, by their number in the whole source: which row was kept instead."""
 
-    by_unit: Mapping[str, Mapping[int, str]]
+    by_number: Mapping[int, str]
 
-    def of(self, unit: str) -> Mapping[int, str]:
-        """The rows of one unit."""
-        return self.by_unit.get(unit, {})
+    def of(self, numbers: NDArray[np.int64]) -> Mapping[int, str]:
+        """Those among rows with these numbers (N,), by their place there."""
+        told = ((row, self.by_number.get(number)) for row, number in enumerate(numbers.tolist()))
+        return {row: text for row, text in told if text is not None}
 
 
 def find_duplicates(units: Sequence[Unit]) -> Duplicates:
-    """Compare the ids of all units on the cluster."""
+    """Compare the ids of all units, in source order, on the cluster."""
     step = max(1, -(-len(units) // MOST_TASKS))
     groups = [units[start : start + step] for start in range(0, len(units), step)]
     repeats = ray.get(_repeats.remote(*[_digests.remote(group) for group in groups]))
     starts = np.cumsum([0, *repeats["counts"]])
-    by_unit: dict[str, dict[int, str]] = {}
+    by_number: dict[int, str] = {}
     for repeated, kept in zip(repeats["repeated"], repeats["kept"], strict=True):
         unit, row = _locate(units, starts, repeated)
         kept_unit, kept_row = _locate(units, starts, kept)
-        by_unit.setdefault(unit.name, {})[row] = (
+        by_number[row_number(unit, row)] = (
             f"the same id came first in {describe_row(kept_unit, kept_row)}"
         )
-    return Duplicates(by_unit)
+    return Duplicates(by_number)
 
 
 def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple[Unit, int]:

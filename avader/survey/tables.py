@@ -1,4 +1,4 @@
-"""Parquet tables of cutouts: which column is what, and the rows of one unit.
+"""Parquet tables of cutouts: which column is what, and their rows, batch by batch.
 
 Nothing is read but the footer and the row groups and columns that are asked for.
 """
@@ -15,16 +15,18 @@ import pyarrow.parquet as pq
 from avader.errors import InputError
 from avader.io import storage
 
-# The columns that read_unit makes; a carried column cannot have one of these names.
-OWN_NAMES = frozenset({"object_id", "ra", "dec", "image", "problem"})
+# The columns that read_objects makes; a carried column cannot have one of these names.
+OWN_NAMES = frozenset({"object_id", "ra", "dec", "image", "problem", "source_row"})
 NAMES_SHOWN = 30
-BATCH_ROWS = 512
 # Column chunks are read by pieces of this size, bytes, so that large row groups take no memory.
 BUFFER = 4 * 2**20
 # Footers are read together, since storage answers slowly but to many at once.
 READERS = 16
 # What Arrow raises for corrupt files; names that are no UTF-8 too.
 CORRUPT = (pa.ArrowException, OSError, UnicodeDecodeError)
+
+RowGroups = tuple[int, ...]
+"""Rows of each row group of a table."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class Layout:
 
 def read_layout(
     files: Sequence[str], *, columns: Columns, reserved: Collection[str]
-) -> tuple[Layout, tuple[int, ...]]:
-    """The layout that all files share, and the rows of each.
+) -> tuple[Layout, tuple[RowGroups, ...]]:
+    """The layout that all files share, and the row groups of each.
 
     Raises InputError for a file that is no Parquet, a column that is missing or of a wrong type,
     a carried column with a reserved name, and files whose columns differ.
@@ -64,33 +66,43 @@ def read_layout(
     wanted = _footer(files[0])[0]
     layout = _layout(wanted, columns=columns, reserved=reserved, uri=files[0])
 
-    def rows(uri: str) -> int:
-        schema, count = _footer(uri)
+    def groups(uri: str) -> RowGroups:
+        schema, found = _footer(uri)
         if not schema.equals(wanted):
             raise InputError(_difference(schema, wanted=wanted, uri=uri, first=files[0]))
-        return count
+        return found
 
     with ThreadPoolExecutor(READERS) as pool:
-        counts = tuple(pool.map(rows, files))
-    if not any(counts):
+        found = tuple(pool.map(groups, files))
+    if not any(map(sum, found)):
         raise InputError(f"wanted rows in {storage.public_uri(files[0])}, came a table with none")
-    return layout, counts
+    return layout, found
 
 
-def read_rows(uri: str, *, first: int, rows: int, columns: Sequence[str]) -> pa.Table:
-    """Rows first to first + rows of a table, from the row groups that hold them.
+def read_batches(
+    uri: str, *, first: int, rows: int, columns: Sequence[str], at_once: int
+) -> Iterator[pa.Table]:
+    """Rows first to first + rows of a table, from the row groups that hold them, by batches.
 
-    Raises InputError where the table has fewer rows: it has changed since it was opened.
+    at_once: rows of a batch, at most. Raises InputError where the table has fewer rows: it has
+    changed since it was opened.
     """
+    came = 0
     try:
         with storage.open_input(uri) as stream, _parquet(stream, uri) as file:
             groups, start = _groups(file.metadata, first=first, rows=rows)
-            batches = file.iter_batches(
-                BATCH_ROWS, row_groups=groups, columns=list(columns), use_threads=False
+            # One by one: Arrow keeps what it read of all that it is asked for together.
+            batches = (
+                batch
+                for group in groups
+                for batch in file.iter_batches(
+                    at_once, row_groups=[group], columns=list(columns), use_threads=False
+                )
             )
-            taken = list(_slices(batches, first=first - start, rows=rows))
-        for batch in taken:
-            batch.validate(full=True)  # text that is no UTF-8, which Arrow reads as it is
+            for batch in _slices(batches, first=first - start, rows=rows):
+                batch.validate(full=True)  # text that is no UTF-8, which Arrow reads as it is
+                came += batch.num_rows
+                yield pa.Table.from_batches([batch]).select(list(columns))
     except CORRUPT as error:
         # Arrow tells of corrupt pages by OSError too, but without a number.
         if isinstance(error, OSError) and error.errno is not None:
@@ -99,14 +111,12 @@ def read_rows(uri: str, *, first: int, rows: int, columns: Sequence[str]) -> pa.
             f"cannot read rows {first} to {first + rows} of {storage.public_uri(uri)}: {error}; "
             "the table is corrupt, get it again"
         ) from error
-    came = sum(batch.num_rows for batch in taken)
     if came != rows:
         raise InputError(
             f"wanted rows {first} to {first + rows} of {storage.public_uri(uri)}, came {came}: "
             "the table has changed since the plan was made; restore it, or choose a new output "
             "folder"
         )
-    return pa.Table.from_batches(taken).select(list(columns))
 
 
 def _parquet(stream: object, uri: str) -> pq.ParquetFile:
@@ -116,16 +126,20 @@ def _parquet(stream: object, uri: str) -> pq.ParquetFile:
         raise InputError(f"wanted a Parquet table at {storage.public_uri(uri)}: {error}") from error
 
 
-def _footer(uri: str) -> tuple[pa.Schema, int]:
-    """Columns, without metadata, and the number of rows."""
+def _footer(uri: str) -> tuple[pa.Schema, RowGroups]:
+    """Columns, without metadata, and the rows of each row group."""
     with storage.open_input(uri) as stream, _parquet(stream, uri) as file:
         fields = [field.remove_metadata() for field in file.schema_arrow]
-        return pa.schema(fields), int(file.metadata.num_rows)
+        return pa.schema(fields), _sizes(file.metadata)
+
+
+def _sizes(metadata: pq.FileMetaData) -> RowGroups:
+    return tuple(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
 
 
 def _groups(metadata: pq.FileMetaData, *, first: int, rows: int) -> tuple[list[int], int]:
     """The row groups that hold the rows, and the row at which the first of them starts."""
-    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    sizes = _sizes(metadata)
     starts = [0, *accumulate(sizes)]
     held = [
         group

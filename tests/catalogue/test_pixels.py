@@ -5,11 +5,15 @@ import pytest
 
 from avader.catalogue.pixels import (
     FINEST,
+    UNPLACED,
     Pixel,
     adaptive_pixels,
     healpix_29,
     named_pixel,
+    placed_pixels,
+    position_problem,
 )
+from tests.healpix import pixel_of
 
 ALL = 12 * 4**FINEST
 
@@ -68,3 +72,23 @@ def test_names_go_there_and_back():
     for pixel in (Pixel(0, 11), Pixel(10, 12 * 4**10 - 1)):
         assert named_pixel(pixel.name) == pixel
     assert named_pixel("00000042") is None
+
+
+def test_pixels_by_the_book():
+    generator = np.random.default_rng(3)
+    ra = generator.uniform(-360, 360, 500)
+    dec = np.degrees(np.arcsin(generator.uniform(-1, 1, 500)))
+    found = placed_pixels(ra, dec)
+    for order in (0, 4, 10):
+        wanted = [pixel_of(*position, order) for position in zip(ra, dec, strict=True)]
+        np.testing.assert_array_equal(found >> 2 * (29 - order), wanted)
+
+
+def test_what_is_no_position_has_no_pixel():
+    edges = [-np.inf, -360.1, -360, -90.1, -90, 0, 90, 90.1, 359.9, 360, 360.1, np.inf, np.nan]
+    ra, dec = (axis.ravel() for axis in np.meshgrid(edges, edges))
+    problems = [position_problem(*position) for position in zip(ra, dec, strict=True)]
+    found = placed_pixels(ra, dec)
+    np.testing.assert_array_equal(found == UNPLACED, [problem is not None for problem in problems])
+    assert found.max() < 12 * 4**29
+    assert len(placed_pixels(ra[:0], dec[:0])) == 0

@@ -10,7 +10,7 @@ from avader.catalogue import schema
 from avader.images.checks import REASON_MEANINGS, Reason, reason_table
 from avader.images.cutouts import read_cutout
 from avader.pipelines.duplicates import Duplicates
-from avader.pipelines.pack import PackUnit
+from avader.pipelines.packing.worker import PackUnit
 from avader.recipe import Preprocessing
 from avader.survey.sources import Columns, open_source
 from tests.pipelines.bad_cutouts import KINDS

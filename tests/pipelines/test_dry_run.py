@@ -69,8 +69,9 @@ def test_pack_and_generate(model, tmp_path, said):
             source=source, out=str(out), rows_per_shard=5, preprocessing=SMALL, dry_run=True
         )
     )
-    assert "  4 units; 20 objects to do" in said()
-    assert any(line.startswith("  reads ") for line in said())
+    assert "  5 units; 20 objects to do" in said()
+    # Five pixels, which together read every row group twice.
+    assert f"  reads {size(2 * Path(source).stat().st_size)}, writes about " in "\n".join(said())
     generate.run(GenerateSettings(model=model, out=str(out), count=10**8, dry_run=True))
     assert "  10,000 units; 100,000,000 objects to do" in said()
     assert any(line.startswith("  writes about ") for line in said())

@@ -17,7 +17,7 @@ from tests.tiny import write_table, write_tiny_model
 
 # Slow enough that a run lasts some seconds after its workers are up.
 NETWORK = Network(size=64, latent=3, filters=(32, 32), kernels=(5, 5), decoder_kernels=(5, 5))
-UNITS, ROWS = 40, 10
+COUNT, ROWS = 400, 10
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -37,7 +37,7 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     """The options of each verb, but for --out."""
     folder = tmp_path_factory.mktemp("survey")
     preprocessing = Preprocessing(size=64)
-    source = write_table(folder / "table.parquet", UNITS * ROWS)
+    source = write_table(folder / "table.parquet", COUNT)
     data = str(folder / "packed")
     pack.run(
         PackSettings(source=source, out=data, rows_per_shard=ROWS, preprocessing=preprocessing)
@@ -50,7 +50,7 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
         ],
         "classify": ["classify", "--model", model, "--data", data],
         "generate": [
-            *["generate", "--model", model, "--count", str(UNITS * ROWS)],
+            *["generate", "--model", model, "--count", str(COUNT)],
             *["--rows-per-shard", str(ROWS)],
         ],
     }  # fmt: skip
@@ -64,21 +64,22 @@ def test_killed_driver(verbs, verb, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(*verbs[verb], "--out", str(whole)), check=True, capture_output=True)
     again = command(*verbs[verb], "--out", str(killed))
-    rounds = 0
+    units, rounds = len(done(whole)), 0
+    assert units >= 40
     for wanted in (3, 15):
         process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and len(done(killed)) < wanted:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        rounds += 0 < len(done(killed)) < UNITS
+        rounds += 0 < len(done(killed)) < units
         assert not (killed / "manifest.json").exists()
     assert rounds == 2, "the driver was not killed in mid-run"
     ended = subprocess.run(again, check=True, capture_output=True, text=True)
     assert "taking over from process" in ended.stdout
     assert "going on:" in ended.stdout
     assert contents(killed) == contents(whole)
-    assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == UNITS * ROWS
+    assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == COUNT
     verify.run(VerifySettings(catalogue=str(killed)))
 
 

@@ -12,8 +12,8 @@ import pytest
 
 from avader.errors import InputError, StorageError
 from avader.io import storage
-from avader.survey import sources
-from avader.survey.sources import describe_row, read_ids, read_unit
+from avader.survey import image_files, reading
+from avader.survey.sources import describe_row, read_ids, read_objects, read_unit
 from tests.survey.samples import everything, opened, refused, table, write
 
 BIG = 1_237_668_296_598_749_280  # an SDSS objID; float64 would change its last digits
@@ -36,7 +36,8 @@ class TestFiles:
             str(tmp_path / name) for name in sorted(self.NAMES)
         ]
         found = everything(source)
-        assert found.column_names == ["object_id", "image", "problem"]
+        assert found.column_names == ["object_id", "source_row", "image", "problem"]
+        assert found["source_row"].to_pylist() == list(range(7))
         assert found["object_id"].to_pylist() == ["a-b", "a.b/c", "a/1", "a/1", "a/2", "b", "z"]
         assert found["image"].to_pylist() == [name.encode() for name in sorted(self.NAMES)]
         assert found["problem"].null_count == 7
@@ -78,6 +79,18 @@ class TestFiles:
         table(tmp_path / "survey.parquet")
         assert everything(opened(tmp_path))["object_id"].to_pylist() == ["a"]
 
+    def test_large_files_are_held_some_at_a_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(image_files, "HELD_BYTES", 2500)
+        for number in range(10):
+            (tmp_path / f"{number}.png").write_bytes(bytes([number]) * 1000)
+        (unit,) = opened(tmp_path).units(100)
+        held = list(read_objects(unit))
+        assert [objects.num_rows for objects in held] == [3, 3, 3, 1]
+        found = pa.concat_tables(held)
+        assert found["object_id"].to_pylist() == [str(number) for number in range(10)]
+        assert found["source_row"].to_pylist() == list(range(10))
+        assert [image[0] for image in found["image"].to_pylist()] == list(range(10))
+
     def test_file_that_vanished_is_a_row_with_a_problem(self, tmp_path):
         write(tmp_path, "a.png", "b.png", "c.png")
         source = opened(tmp_path)
@@ -101,7 +114,7 @@ class TestFiles:
 
     def test_file_too_large_for_a_cutout_is_not_read_whole(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png", "long-name.png")
-        monkeypatch.setattr(sources, "MAX_BYTES", 6)
+        monkeypatch.setattr(image_files, "MAX_BYTES", 6)
         assert everything(opened(tmp_path))["problem"].to_pylist() == [
             None,
             "file_too_large: long-name.png is larger than 6 bytes, too large for a cutout",
@@ -122,6 +135,7 @@ class TestTable:
         found = everything(source)
         assert found.column_names == [
             "object_id",
+            "source_row",
             "ra",
             "dec",
             "image",
@@ -155,7 +169,15 @@ class TestTable:
 
         monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
         assert read_ids(unit) == [f"g{number}" for number in range(30, 45)]
-        assert read == [([3, 4], ["object_id"])]
+        assert read == [([3], ["object_id"]), ([4], ["object_id"])]
+
+    @pytest.mark.parametrize("group", [100, 5000])
+    def test_objects_of_a_unit_come_some_at_a_time(self, tmp_path, group):
+        """A unit may be large; its images are never held together."""
+        source = opened(table(tmp_path / "t.parquet", 3000, group=group))
+        parts = [part["source_row"].to_pylist() for part in read_objects(source.units(3000)[0])]
+        assert [row for part in parts for row in part] == list(range(3000))
+        assert max(map(len, parts)) < 1024
 
     def test_several_tables_in_order_of_path(self, tmp_path):
         table(tmp_path / "b.parquet", 3)
@@ -169,7 +191,9 @@ class TestTable:
             "row 3 of a.parquet",
             "row 0 of b.parquet",
         ]
-        assert everything(opened(tmp_path))["label"].to_pylist() == [0, 1, 2, 3, 0, 1, 2]
+        found = everything(opened(tmp_path), 3)
+        assert found["label"].to_pylist() == [0, 1, 2, 3, 0, 1, 2]
+        assert found["source_row"].to_pylist() == list(range(7))
 
     def test_other_names(self, tmp_path):
         uri = table(tmp_path / "t.parquet", drop=["object_id", "ra", "dec", "image"])
@@ -219,7 +243,8 @@ class TestTable:
     def test_table_without_positions(self, tmp_path):
         source = opened(table(tmp_path / "t.parquet", drop=["ra", "dec"]))
         assert not source.has_positions
-        assert everything(source).column_names == ["object_id", "image", "problem", "label"]
+        names = everything(source).column_names
+        assert names == ["object_id", "source_row", "image", "problem", "label"]
 
     def test_table_that_changed_since(self, tmp_path):
         uri = table(tmp_path / "t.parquet", 10)
@@ -256,6 +281,21 @@ class TestTable:
         with pytest.raises(InputError, match="CRC checksum"):
             read_unit(unit)
 
+    def test_a_bomb_of_one_value_in_a_dictionary_is_held_in_pieces(self, tmp_path, monkeypatch):
+        """2 KB that unpack to 200 MB, which are never held together."""
+        monkeypatch.setattr(reading, "HELD_BYTES", 2**22)
+        value, indices = pa.array([bytes(2**20)], pa.binary()), pa.array([0] * 200, pa.int32())
+        columns = {"object_id": [f"g{number}" for number in range(200)]}
+        columns |= {"image": pa.DictionaryArray.from_arrays(indices, value)}
+        pq.write_table(
+            pa.table(columns), tmp_path / "t.parquet", compression="zstd", store_schema=False
+        )
+        assert (tmp_path / "t.parquet").stat().st_size < 2**14
+        (unit,) = opened(tmp_path / "t.parquet").units(1000)
+        held = [(objects.num_rows, objects.nbytes) for objects in read_objects(unit)]
+        assert sum(rows for rows, _ in held) == 200
+        assert max(size for _, size in held) < 2**22 + (reading.IMAGES + 1) * 2**20
+
 
 class TestTableOfPaths:
     def paths(self, tmp_path, paths, **extra):
@@ -269,6 +309,16 @@ class TestTableOfPaths:
         assert found["image"].to_pylist() == [b"b.png", b"img/a.png", b"c.png"]
         assert found["object_id"].to_pylist() == ["g0", "g1", "g2"]
         assert found["label"].to_pylist() == [0, 1, 2]
+
+    def test_held_some_at_a_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(image_files, "HELD_BYTES", 8)
+        uri = self.paths(tmp_path, ["b.png", "img/a.png", "gone.png", "../c.png", "b.png"])
+        (unit,) = opened(uri).units(100)
+        held = list(read_objects(unit))
+        assert [objects.num_rows for objects in held] == [2, 2, 1]
+        found = pa.concat_tables(held)
+        assert found["image"].to_pylist() == [b"b.png", b"img/a.png", None, b"c.png", b"b.png"]
+        assert found["label"].to_pylist() == found["source_row"].to_pylist() == [0, 1, 2, 3, 4]
 
     @pytest.mark.parametrize(
         ("path", "problem"),
