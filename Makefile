@@ -10,13 +10,14 @@ AVADER := $(BIN)/avader
 export RAY_DATA_PARQUET_FOOTER_NUM_ACTORS = 1
 export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = 0
 
-.PHONY: help demo test test-long test-chaos lint clean-demo
+.PHONY: help demo test test-long test-chaos fuzz lint clean-demo
 
 help:
 	@echo "make demo       the whole way on a mock survey, under demo/ (about 10 minutes)"
 	@echo "make test       lint, types, import law, tests (about 10 minutes)"
 	@echo "make test-long  the slower tests: real galaxies, cluster jobs, kills (about 30 minutes)"
 	@echo "make test-chaos 20 rounds of killed drivers, workers and machines (at most 50 minutes)"
+	@echo "make fuzz       20,000 mutated images and tables; the last line says how they ended"
 	@echo "make clean-demo remove demo/, to start it anew"
 
 $(TORCH_STAMP): constraints.txt
@@ -75,6 +76,9 @@ test-long: .venv/.test
 
 test-chaos: .venv/.test
 	@$(BIN)/python -m tests.chaos
+
+fuzz: .venv/.test
+	@$(BIN)/python -m tests.fuzz --count 20000 --jobs 2
 
 clean-demo:
 	@rm -rf demo

@@ -29,6 +29,9 @@ class Preprocessing(Section):
 
     crop: int = Field(0, ge=0)
     """Side of the central square that is kept, px of the input; 0 keeps the whole cutout."""
+    extensions: tuple[str, ...] = ()
+    """FITS extensions that hold the bands, in order, by EXTNAME or number (0: the primary); empty
+    takes the first image, a plane or a cube. MASK is always the mask."""
     bands: tuple[int, ...] = ()
     """Input bands to keep, by number from 0 (RGB images: 0 1 2); empty keeps all."""
     weights: tuple[float, ...] = ()
@@ -72,6 +75,10 @@ class Preprocessing(Section):
             )
         if min(self.bands, default=0) < 0 or len(set(self.bands)) < len(self.bands):
             raise ValueError(f"bands: wanted distinct numbers from 0, got {list(self.bands)}")
+        if "" in self.extensions or len(set(self.extensions)) < len(self.extensions):
+            raise ValueError(
+                f"extensions: wanted distinct names or numbers, got {list(self.extensions)}"
+            )
         for name in ("percentiles", "fixed"):
             low, high = getattr(self, name)
             if not low < high:

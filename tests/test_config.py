@@ -51,6 +51,8 @@ def test_lists_and_switches():
         ("pack", ["--source", "s", "--out", "o", "--preprocessing.bands", "0,1",
                   "--preprocessing.weights", "1"],
          ["--preprocessing.weights: wanted one per kept band"]),
+        ("pack", ["--source", "s", "--out", "o", "--preprocessing.extensions", "G,R,G"],
+         ["extensions: wanted distinct names or numbers"]),
         ("pack", ["--source", "s", "--out", "o", "--preprocessing.percentiles", "90,10"],
          ["percentiles: wanted low < high"]),
         ("pack", ["--source", "s", "--out", "o", "--service.size", "64"],

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from avader.images.checks import CutoutError, Reason
-from avader.images.decode import Image
+from avader.images.decode import Image, decode_image
 from avader.images.orientation import (
     Orientation,
     find_orientation,
@@ -60,6 +60,11 @@ def output_bands(preprocessing: Preprocessing) -> int | None:
     return len(preprocessing.bands) or None
 
 
+def read_cutout(data: bytes, preprocessing: Preprocessing) -> Cutout:
+    """Model-ready pixels of a file's bytes. Raises CutoutError with what is wrong with them."""
+    return prepare(decode_image(data, extensions=preprocessing.extensions), preprocessing)
+
+
 def prepare(image: Image, preprocessing: Preprocessing) -> Cutout:
     """Model-ready pixels of an image.
 
@@ -74,12 +79,15 @@ def prepare(image: Image, preprocessing: Preprocessing) -> Cutout:
     if masked:
         flux = _fill(flux, bad, preprocessing)
     if all(band.min() == band.max() for band in flux):
-        raise CutoutError(Reason.CONSTANT, f"every pixel is {flux[0, 0, 0]:g}")
+        reason = Reason.CONSTANT if flux.any() else Reason.BLANK
+        raise CutoutError(reason, f"every pixel is {flux[0, 0, 0]:g}")
     resized, source, orientation = _framed(image, flux, square, preprocessing)
     low, high = _limits(resized, preprocessing)
     unit = np.clip((resized.astype(np.float64) - low) / (high - low), 0.0, 1.0)
     if unit.min() == unit.max():
-        raise CutoutError(Reason.CONSTANT, f"all flux is on one side of limits {low:g}, {high:g}")
+        raise CutoutError(
+            Reason.OUTSIDE_LIMITS, f"all flux is on one side of limits {low:g}, {high:g}"
+        )
     return Cutout(
         pixels=_quantise(_stretch(unit, preprocessing), preprocessing),
         low=low,
@@ -111,7 +119,7 @@ def _crop(shape: tuple[int, ...], *, side: int) -> Square:
     if side == 0:
         if height != width:
             raise CutoutError(
-                Reason.WRONG_SHAPE,
+                Reason.NOT_SQUARE,
                 f"wanted a square image (or a crop), came {height} x {width} px",
             )
         return slice(0, height), slice(0, width)
@@ -154,7 +162,7 @@ def _fill(flux: Flux, bad: Mask, preprocessing: Preprocessing) -> Flux:
     fraction = float(bad.mean())
     allowed = 0.0 if preprocessing.missing == "reject" else preprocessing.max_missing
     if fraction == 1.0:
-        raise CutoutError(Reason.MISSING_PIXELS, "every pixel is NaN or masked")
+        raise CutoutError(Reason.ALL_MISSING, "every pixel is NaN or masked")
     if fraction > allowed:
         raise CutoutError(
             Reason.MISSING_PIXELS,
@@ -189,7 +197,7 @@ def _framed(
 
 def _finite(flux: Flux) -> Flux:
     if not np.isfinite(flux).all():
-        raise CutoutError(Reason.UNREADABLE, "weights or kernel take the flux beyond float32")
+        raise CutoutError(Reason.OVERFLOW, "weights or kernel take the flux beyond float32")
     return flux
 
 
@@ -250,7 +258,7 @@ def _limits(flux: Flux, preprocessing: Preprocessing) -> tuple[float, float]:
     if preprocessing.limits == "percentiles":
         low, high = (float(v) for v in np.percentile(flux, preprocessing.percentiles))
     if not low < high:
-        raise CutoutError(Reason.CONSTANT, f"both limits ({preprocessing.limits}) are {low:g}")
+        raise CutoutError(Reason.NO_RANGE, f"both limits ({preprocessing.limits}) are {low:g}")
     return low, high
 
 

@@ -6,29 +6,41 @@ the usual display of FITS). Orientation tags are not applied.
 
 import warnings
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
 
-from avader.images import fits
+from avader.images import fits, raster
 from avader.images.checks import CutoutError, Reason
-from avader.images.fits import MAX_VALUES, Planes, check_size
+from avader.images.limits import MAX_BYTES, MAX_MEMBERS, Data, Deadline
+from avader.images.planes import Planes
 
-# The largest file worth reading: the greatest image in float64, its mask and its headers.
-MAX_BYTES = 10 * MAX_VALUES
-# A progressive JPEG of ordinary make has about ten scans; thousands would only burn time.
-MAX_SCANS = 50
 # No survey's flux is beyond this; sentinels for "no value" often are.
 MAX_FLUX = 1e30
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
-JPEG_START = b"\xff\xd8\xff"
+READERS = {raster.PNG_START: raster.read_png, raster.JPEG_START: raster.read_jpeg}
 GZIP_START = b"\x1f\x8b"
-_END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
+GZIP_PIECE = 2**16
+# What is recognised, to be told by its name.
+OTHER_FORMATS = {
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"RIFF": "RIFF, such as WebP",
+    b"\0\0\0\x0cjP": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\x89HDF": "HDF5",
+    b"#ASDF": "ASDF",
+    b"%PDF": "PDF",
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "Zstandard",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +58,12 @@ class Image:
     saturated: npt.NDArray[np.bool_]
 
 
-def decode_image(data: bytes) -> Image:
+def decode_image(data: bytes, *, extensions: Sequence[str] = ()) -> Image:
     """The image in the bytes of a PNG, JPEG or FITS file.
 
-    FITS: the first image HDU with data, (H, W) or (C, H, W); an extension named MASK marks bad
-    pixels by non-zero values. The size is checked before any pixel is decoded.
+    FITS: the first image HDU with data, (H, W) or (C, H, W), or the extensions of these names, one
+    after another; an extension named MASK marks bad pixels by non-zero values. The size is checked
+    before any pixel is decoded, and there is a limit to all that could take long (limits.py).
 
     Raises CutoutError for anything wrong with the bytes. Only MemoryError may pass besides: it
     tells of the machine, not of the cutout.
@@ -59,122 +72,94 @@ def decode_image(data: bytes) -> Image:
         # Both libraries warn about odd but readable files; what matters is checked here.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _image(_planes(data))
+            return _image(_planes(data, tuple(extensions), Deadline()))
     except (CutoutError, MemoryError):
         raise
     except Exception as error:
         # The libraries raise almost anything on corrupt bytes.
         raise CutoutError(
-            Reason.UNREADABLE, f"cannot decode the image: {type(error).__name__}: {error}"
+            Reason.CORRUPT, f"cannot decode the image: {type(error).__name__}: {error}"
         ) from error
 
 
-def _planes(data: bytes) -> Planes:
+def _planes(data: bytes, extensions: tuple[str, ...], deadline: Deadline) -> Planes:
     if len(data) > MAX_BYTES:
         raise CutoutError(
-            Reason.TOO_LARGE, f"wanted at most {MAX_BYTES} bytes, came {len(data)} bytes"
+            Reason.FILE_TOO_LARGE, f"wanted at most {MAX_BYTES} bytes, came {len(data)} bytes"
         )
-    if data.startswith(PNG_START):
-        _check_png_depth(data)
-        return _pillow_planes(data, kind="PNG")
-    if data.startswith(JPEG_START):
-        _check_jpeg_scans(data)
-        return _pillow_planes(data, kind="JPEG")
-    if data.startswith(GZIP_START):
-        data = _gunzip(data)
-    if data.startswith(fits.START):
-        return fits.read_planes(data)
-    raise CutoutError(Reason.NOT_AN_IMAGE, f"wanted PNG, JPEG or FITS, came {_describe(data)}")
+    contents = _gunzip(data, deadline) if data.startswith(GZIP_START) else data
+    if contents.startswith(fits.START):
+        return fits.read_planes(contents, deadline, extensions=extensions)
+    for start, read in READERS.items():
+        if contents.startswith(start):
+            if extensions:
+                raise CutoutError(
+                    Reason.WRONG_BANDS, f"wanted FITS with {', '.join(extensions)}, came no FITS"
+                )
+            return read(contents, deadline)
+    raise _refusal(contents)
 
 
-def _describe(data: bytes) -> str:
-    """What bytes that are no image look like, for people."""
+def _refusal(data: Data) -> CutoutError:
+    """What is wrong with bytes that are no image that is read."""
+    wanted = "wanted PNG, JPEG or FITS, came"
     if not data:
-        return "an empty file"
-    if data[:200].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"{")):
-        return f"text of {len(data)} bytes, perhaps a service's error message: {data[:80]!r}"
-    return f"{len(data)} bytes that begin {data[:8]!r}"
-
-
-def _check_png_depth(data: bytes) -> None:
-    """Refuse 16-bit colour, of which Pillow would silently keep 8 bits."""
-    depth, colour = (*data[24:26], 0, 0)[:2]
-    if depth == 16 and colour != 0:
-        raise CutoutError(
-            Reason.UNREADABLE,
-            "wanted PNG of 8 bits, or 16 bits grey, came 16-bit colour; save it as FITS",
+        return CutoutError(Reason.EMPTY_FILE, f"{wanted} an empty file")
+    for start, name in OTHER_FORMATS.items():
+        if data.startswith(start):
+            return CutoutError(Reason.OTHER_FORMAT, f"{wanted} {name}; convert it")
+    if _is_text(data):
+        return CutoutError(
+            Reason.TEXT,
+            f"{wanted} text of {len(data)} bytes, perhaps an error message: {bytes(data[:80])!r}",
         )
+    return CutoutError(
+        Reason.NOT_AN_IMAGE, f"{wanted} {len(data)} bytes that begin {bytes(data[:8])!r}"
+    )
 
 
-def _check_jpeg_scans(data: bytes) -> None:
-    scans = data.count(b"\xff\xda")
-    if scans > MAX_SCANS:
-        raise CutoutError(Reason.UNREADABLE, f"wanted JPEG of {MAX_SCANS} scans, came {scans}")
+def _is_text(data: Data) -> bool:
+    """Whether the first bytes are printable, in ASCII or UTF-8."""
+    start = data[:512].decode(errors="ignore")
+    return all(character.isprintable() or character in "\t\r\n\ufeff" for character in start) and (
+        len(start.encode()) >= min(len(data), 512) - 3
+    )
 
 
-def _gunzip(data: bytes) -> bytes:
+def _gunzip(data: bytes, deadline: Deadline) -> bytearray:
     """The contents of a gzip file, never more than MAX_BYTES."""
-    pieces, size = [], 0
-    while data.startswith(GZIP_START):
-        member = zlib.decompressobj(wbits=31)
+    contents, at, members = bytearray(), 0, 0
+    while data.startswith(GZIP_START, at):
+        members += 1
+        if members > MAX_MEMBERS:
+            raise CutoutError(
+                Reason.TOO_COMPLEX, f"wanted at most {MAX_MEMBERS} gzip members, came more"
+            )
+        at = _member(data, at, contents, deadline)
+    return contents
+
+
+def _member(data: bytes, at: int, contents: bytearray, deadline: Deadline) -> int:
+    """Add the contents of the gzip member at an offset; the offset of what follows it."""
+    member = zlib.decompressobj(wbits=31)
+    while not member.eof:
+        deadline.check()
+        piece = data[at : at + GZIP_PIECE]
+        if not piece:
+            raise CutoutError(
+                Reason.TRUNCATED, f"the gzip file ends early, after {len(contents)} bytes"
+            )
         try:
-            pieces.append(member.decompress(data, MAX_BYTES + 1 - size))
+            contents += member.decompress(piece, MAX_BYTES + 1 - len(contents))
         except zlib.error as error:
-            raise CutoutError(Reason.UNREADABLE, f"the gzip file is corrupt: {error}") from error
-        size += len(pieces[-1])
-        if size > MAX_BYTES:
+            reason = Reason.BAD_CHECKSUM if "check" in str(error) else Reason.CORRUPT
+            raise CutoutError(reason, f"the gzip file is corrupt: {error}") from error
+        if len(contents) > MAX_BYTES:
             raise CutoutError(
-                Reason.TOO_LARGE, f"wanted at most {MAX_BYTES} bytes, the gzip file holds more"
+                Reason.FILE_TOO_LARGE, f"wanted at most {MAX_BYTES} bytes, the gzip file holds more"
             )
-        if not member.eof:
-            raise CutoutError(
-                Reason.TRUNCATED, f"the gzip file ends early, after {size} bytes of contents"
-            )
-        data = member.unused_data
-    return b"".join(pieces)
-
-
-def _pillow_planes(data: bytes, *, kind: str) -> Planes:
-    try:
-        with Pillow.open(BytesIO(data), formats=(kind,)) as file:
-            bands = 4 if file.mode in ("P", "PA") else len(file.getbands())
-            check_size((bands, file.height, file.width))
-            file.load()
-            return _raster_planes(file)
-    except (CutoutError, MemoryError):
-        raise
-    except Pillow.DecompressionBombError as error:
-        raise CutoutError(Reason.TOO_LARGE, f"{kind}: {error}") from error
-    except UnidentifiedImageError as error:
-        raise CutoutError(_broken(data, kind), f"the header of the {kind} is broken") from error
-    except Exception as error:
-        raise CutoutError(
-            _broken(data, kind), f"cannot decode the {kind}: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _broken(data: bytes, kind: str) -> Reason:
-    """Truncated where the mark that ends such a file is absent, else unreadable."""
-    return Reason.UNREADABLE if _END_MARKS[kind] in data else Reason.TRUNCATED
-
-
-def _raster_planes(file: Pillow.Image) -> Planes:
-    """Grey or RGB planes; palettes become RGB, wholly transparent pixels are missing."""
-    if file.mode == "CMYK":
-        raise CutoutError(Reason.WRONG_BANDS, "wanted grey or RGB, came CMYK, which is inks")
-    if file.mode.startswith("I"):
-        values = np.asarray(file)[np.newaxis]
-        return Planes(values, None, np.any(values == 65_535, axis=0))
-    mode = "L" if file.mode in ("1", "L", "LA") else "RGB"
-    if "transparency" in file.info or file.mode in ("LA", "RGBA", "PA"):
-        mode += "A"
-    pixels = np.asarray(file if file.mode == mode else file.convert(mode))
-    values = pixels[np.newaxis] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
-    values = np.ascontiguousarray(values)
-    bad = None
-    if mode.endswith("A"):
-        values, bad = values[:-1], values[-1] == 0
-    return Planes(values, bad, np.maximum.reduce(values) == 255)
+        at += len(piece) - len(member.unused_data) - len(member.unconsumed_tail)
+    return at
 
 
 def _image(planes: Planes) -> Image:

@@ -199,7 +199,7 @@ class Client:
         said = reply.words + " " + reply.data[:1000].decode(errors="replace")
         outside = 400 <= reply.status < 500 and _OUTSIDE.search(said) is not None
         return CutoutError(
-            Reason.OUTSIDE_FOOTPRINT if outside else Reason.UNREADABLE,
+            Reason.OUTSIDE_FOOTPRINT if outside else Reason.SERVICE_REFUSED,
             f"the service answered {reply.words}",
         )
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from avader.images.encode import encode_fits, encode_png
 from avader.survey.mock import STAMP, Galaxy, draw_galaxy, draw_image
 
-BROKEN = ("truncated", "missing_pixels", "constant", "not_an_image", "wrong_shape", "empty_file")
+BROKEN = ("truncated", "missing_pixels", "constant", "text", "not_square", "empty_file")
 PEDESTAL = 1000.0  # counts that the detector adds
 CEILING = 65535.0  # greatest count that the detector reads
 ARCSEC = 0.4  # arcseconds per unit of length, so a stamp is 25.6 arcsec wide
@@ -125,8 +125,8 @@ def _broken_counts(counts: np.ndarray, *, kind: str) -> np.ndarray:
         counts = counts.copy()
         counts[: size // 2, : size // 2] = np.nan
     elif kind == "constant":
-        counts = np.zeros_like(counts)
-    elif kind == "wrong_shape":
+        counts = np.ones_like(counts)
+    elif kind == "not_square":
         counts = counts[:, : size // 2]
     return counts
 
@@ -135,6 +135,6 @@ def _broken_bytes(data: bytes, *, kind: str) -> bytes:
     """A file's bytes after what may go wrong with files."""
     if kind == "truncated":
         return data[: len(data) // 2]
-    if kind == "not_an_image":
+    if kind == "text":
         return b"<html><body>503 Service Unavailable</body></html>\n"
     return b"" if kind == "empty_file" else data

@@ -2,7 +2,7 @@
 
 A unit of a table names pieces of tables, in source order, and which of their rows it holds: those
 that are selected, and those within a span of HEALPix pixels. What is wrong with one object never
-stops the others: its row stays, with the text of its `problem`.
+stops the others: its row stays, with its `problem`, the text of a CutoutError.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,14 +15,17 @@ import pyarrow.compute as pc
 
 from avader.catalogue.pixels import placed_pixels
 from avader.errors import InputError
+from avader.images.checks import CutoutError, Reason
 from avader.io import storage
 from avader.plan import Unit, ranges
 from avader.survey.galaxy_zoo import Selection
-from avader.survey.image_files import IMAGE_SUFFIXES, read_images
+from avader.survey.image_files import HELD_BYTES, IMAGE_SUFFIXES, read_images
 from avader.survey.tables import read_batches
 
 AT_ONCE = 512
-"""Objects that are read together: whose images are held at a time, or twice as many."""
+"""Objects whose images are held together, or twice as many, but for HELD_BYTES of them."""
+IMAGES = 32
+"""Images that Parquet unpacks together: a few bytes there may be gigabytes."""
 LIGHT = 65_536
 """Rows that are read together where no image is."""
 
@@ -74,8 +77,9 @@ def read_objects(unit: Unit) -> Iterator[pa.Table]:
         return
     inputs, names = unit.inputs, unit.inputs["columns"]
     wanted = [name for name in names.values() if name is not None]
-    for numbers, rows in _parts(unit, [*wanted, *inputs["carried"]], at_once=AT_ONCE):
-        yield _objects(inputs, numbers, rows)
+    columns = [*wanted, *inputs["carried"]]
+    for numbers, rows in _parts(unit, columns, at_once=AT_ONCE, unpacked=IMAGES):
+        yield from _objects(inputs, numbers, rows)
 
 
 def row_number(unit: Unit, row: int) -> int:
@@ -103,20 +107,24 @@ def describe_row(unit: Unit, row: int) -> str:
     return f"row {first + number - start} of {path}"
 
 
-def _parts(unit: Unit, columns: Sequence[str], *, at_once: int) -> Iterator[Part]:
-    """Columns of the rows that a unit of a table holds, by at least so many but for the last.
+def _parts(
+    unit: Unit, columns: Sequence[str], *, at_once: int, unpacked: int = LIGHT
+) -> Iterator[Part]:
+    """Columns of the rows that a unit of a table holds, by at least so many, or of so many bytes,
+    but for the last.
 
-    Raises InputError where it holds not as many as were counted.
+    unpacked: rows that Parquet unpacks together. Raises InputError where the unit holds not as
+    many as were counted.
     """
     waiting: list[Part] = []
-    came = held = 0
-    for part in _held_rows(unit.inputs, columns, at_once=at_once):
-        if len(part[0]) or not waiting:
-            waiting.append(part)
-        came, held = came + len(part[0]), held + len(part[0])
-        if held >= at_once:
+    came = held = size = 0
+    for numbers, rows in _held_rows(unit.inputs, columns, at_once=unpacked):
+        if len(numbers) or not waiting:
+            waiting.append((numbers, rows))
+        came, held, size = came + len(numbers), held + len(numbers), size + rows.nbytes
+        if held >= at_once or size >= HELD_BYTES:
             yield _joined(waiting)
-            waiting, held = [], 0
+            waiting, held, size = [], 0, 0
     if waiting:
         yield _joined(waiting)
     counted = unit.inputs.get("count", came)
@@ -190,23 +198,40 @@ def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 def _read_files(inputs: Inputs) -> Iterator[pa.Table]:
     paths: Sequence[str] = inputs["paths"]
     for first, stop in ranges(len(paths), AT_ONCE):
-        image, problem = read_images([inputs["root"]] * (stop - first), paths[first:stop])
-        ids = pa.array([_id_of(path) for path in paths[first:stop]], pa.string())
-        numbers = np.arange(first, stop) + inputs["start"]
-        yield pa.table(
-            {
-                "object_id": ids,
-                "source_row": numbers,
-                "image": image,
-                "problem": _with_ids(problem, ids),
-            }
+        for image, problem in read_images([inputs["root"]] * (stop - first), paths[first:stop]):
+            read = first + len(image)
+            ids = pa.array([_id_of(path) for path in paths[first:read]], pa.string())
+            yield pa.table(
+                {
+                    "object_id": ids,
+                    "source_row": np.arange(first, read) + inputs["start"],
+                    "image": image,
+                    "problem": _with_ids(problem, ids),
+                }
+            )
+            first = read
+
+
+def _objects(inputs: Inputs, numbers: Numbers, table: pa.Table) -> Iterator[pa.Table]:
+    """Rows of a table as objects, with their images."""
+    first = 0
+    for image, problem in _images(inputs, numbers, table):
+        read = first + len(image)
+        yield _with_images(
+            inputs, numbers[first:read], table.slice(first, len(image)), image, problem
         )
+        first = read
 
 
-def _objects(inputs: Inputs, numbers: Numbers, table: pa.Table) -> pa.Table:
+def _with_images(
+    inputs: Inputs,
+    numbers: Numbers,
+    table: pa.Table,
+    image: pa.Array | pa.ChunkedArray,
+    problem: Sequence[str | None],
+) -> pa.Table:
     names = inputs["columns"]
     ids = _ids(table[names["id"]])
-    image, problem = _images(inputs, numbers, table)
     columns = {"object_id": ids, "source_row": numbers}
     if names["ra"] is not None:
         columns |= {axis: table[names[axis]].cast(pa.float64()) for axis in ("ra", "dec")}
@@ -216,15 +241,17 @@ def _objects(inputs: Inputs, numbers: Numbers, table: pa.Table) -> pa.Table:
 
 def _images(
     inputs: Inputs, numbers: Numbers, table: pa.Table
-) -> tuple[pa.Array | pa.ChunkedArray, list[str | None]]:
+) -> Iterator[tuple[pa.Array | pa.ChunkedArray, list[str | None]]]:
     """The images of a table's rows and why one is not there; null in a table of positions."""
     name = inputs["columns"]["image"]
     if name is None:
-        return pa.nulls(table.num_rows, pa.binary()), [None] * table.num_rows
-    if inputs["image_is_path"]:
-        return read_images(_folders(inputs, numbers), table[name].to_pylist())
-    image = table[name].cast(pa.binary())
-    return image, [None if there else "the image is null" for there in image.is_valid().to_pylist()]
+        yield pa.nulls(table.num_rows, pa.binary()), [None] * table.num_rows
+    elif inputs["image_is_path"]:
+        yield from read_images(_folders(inputs, numbers), table[name].to_pylist())
+    else:
+        image = table[name].cast(pa.binary())
+        null = str(CutoutError(Reason.NO_IMAGE, "the image is null"))
+        yield image, [None if there else null for there in image.is_valid().to_pylist()]
 
 
 def _folders(inputs: Inputs, numbers: Numbers) -> list[str]:
@@ -244,7 +271,7 @@ def _ids(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _with_ids(problem: Sequence[str | None], ids: pa.Array) -> pa.Array:
     """The problems, and that there is no id where that is so."""
     texts = [
-        text if name else "the id is null or empty"
+        text if name else str(CutoutError(Reason.NO_ID, "the id is null or empty"))
         for text, name in zip(problem, ids.to_pylist(), strict=True)
     ]
     return pa.array(texts, pa.string())

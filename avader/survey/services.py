@@ -104,7 +104,7 @@ class Service:
         wanted = b"\xff\xd8\xff" if self.format == "jpeg" else b"SIMPLE  ="
         image = decode_image(data)
         if not data.startswith(wanted):
-            raise CutoutError(Reason.NOT_AN_IMAGE, f"wanted {self.format}, came {data[:8]!r}")
+            raise CutoutError(Reason.OTHER_FORMAT, f"wanted {self.format}, came {data[:8]!r}")
         planes, height, width = image.flux.shape
         if (height, width) != (self.size, self.size):
             raise CutoutError(

@@ -22,6 +22,8 @@ NAMES_SHOWN = 30
 BUFFER = 4 * 2**20
 # Footers are read together, since storage answers slowly but to many at once.
 READERS = 16
+# What Arrow raises for corrupt files; names that are no UTF-8 too.
+CORRUPT = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 RowGroups = tuple[int, ...]
 """Rows of each row group of a table."""
@@ -98,9 +100,10 @@ def read_batches(
                 )
             )
             for batch in _slices(batches, first=first - start, rows=rows):
+                batch.validate(full=True)  # text that is no UTF-8, which Arrow reads as it is
                 came += batch.num_rows
                 yield pa.Table.from_batches([batch]).select(list(columns))
-    except (pa.ArrowException, OSError) as error:
+    except CORRUPT as error:
         # Arrow tells of corrupt pages by OSError too, but without a number.
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -118,8 +121,8 @@ def read_batches(
 
 def _parquet(stream: object, uri: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(stream, buffer_size=BUFFER)
-    except (pa.ArrowException, OSError) as error:
+        return pq.ParquetFile(stream, buffer_size=BUFFER, page_checksum_verification=True)
+    except CORRUPT as error:
         raise InputError(f"wanted a Parquet table at {storage.public_uri(uri)}: {error}") from error
 
 

@@ -76,17 +76,25 @@ def outcome(work, *arguments):
         return error
 
 
-def png_chunks(width: int, height: int, *, depth: int = 8, kind: int = 0, body: bytes = b""):
-    """A PNG with this header and this body, right in all its checksums."""
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG with its checksum."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
 
+def png_chunks(
+    width: int,
+    height: int,
+    *,
+    depth: int = 8,
+    kind: int = 0,
+    body: bytes = b"",
+    packed: bytes | None = None,
+) -> bytes:
+    """A PNG with this header and this body, right in all its checksums; packed: as it stands."""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(body))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+    pixels = zlib.compress(body) if packed is None else packed
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
 
 def gzipped(data: bytes) -> bytes:

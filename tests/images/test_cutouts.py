@@ -44,7 +44,7 @@ class TestCrop:
 
     def test_not_square_without_a_crop(self):
         error = refusal(noise(64, 63), Preprocessing())
-        assert error.reason is Reason.WRONG_SHAPE
+        assert error.reason is Reason.NOT_SQUARE
         assert "64 x 63" in error.detail
 
     def test_what_lies_outside_the_crop_does_not_matter(self):
@@ -165,7 +165,7 @@ class TestMissing:
         settings = Preprocessing(size=16, missing=missing, max_missing=1)
         error = refusal(np.full((16, 16), np.nan), settings)
         assert (error.reason, error.detail) == (
-            Reason.MISSING_PIXELS,
+            Reason.ALL_MISSING,
             "every pixel is NaN or masked",
         )
 
@@ -192,14 +192,14 @@ class TestConstant:
         flux = np.zeros((24, 24))
         flux[::3] = 1
         error = refusal(flux, Preprocessing(size=8, resample="nearest"))
-        assert error.reason is Reason.CONSTANT
+        assert error.reason is Reason.NO_RANGE
 
     def test_equal_percentiles(self):
         flux = np.zeros((32, 32))
         flux[3, 3] = 7
         error = refusal(flux, Preprocessing(size=32, limits="percentiles"))
         assert (error.reason, error.detail) == (
-            Reason.CONSTANT,
+            Reason.NO_RANGE,
             "both limits (percentiles) are 0",
         )
 
@@ -215,7 +215,7 @@ class TestConstant:
 
     def test_flux_beyond_float32_is_refused(self):
         settings = Preprocessing(size=16, weights=(1e20,))
-        assert refusal(1e25 * noise(16, 16), settings).reason is Reason.UNREADABLE
+        assert refusal(1e25 * noise(16, 16), settings).reason is Reason.OVERFLOW
 
 
 class TestLimitsAndStretch:

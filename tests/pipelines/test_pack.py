@@ -73,10 +73,10 @@ def test_every_reject_has_its_reason(catalogue):
         ("", "no_id"),
         ("g0003", "duplicate_id"),
         ("g0003", "duplicate_id"),
-        ("g0004", "not_an_image"),
+        ("g0004", "text"),
         ("g0009", "bad_position"),
         ("g0020", "truncated"),
-        ("g0021", "unreadable"),
+        ("g0021", "no_image"),
     ]
     details = {row["object_id"]: row["detail"] for row in catalogue.rejects().to_pylist()}
     assert "row 3 of table.parquet" in details["g0003"]

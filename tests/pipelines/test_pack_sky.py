@@ -92,9 +92,10 @@ def recount(survey: Path, catalogue: Catalogue) -> tuple[dict[str, list[int]], d
         elif not row["object_id"]:
             refused[number] = ("", unit, "no_id")
         elif not good:
-            refused[number] = (row["object_id"], unit, "bad_position")
+            kind = "bad_position" if np.isfinite([row["ra"], row["dec"]]).all() else "no_position"
+            refused[number] = (row["object_id"], unit, kind)
         elif row["image"] == b"not an image":
-            refused[number] = (row["object_id"], unit, "not_an_image")
+            refused[number] = (row["object_id"], unit, "text")
         else:
             kept[unit].append(number)
         seen |= {row["object_id"]} - {""}

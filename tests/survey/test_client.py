@@ -168,10 +168,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("fault", "reason", "detail", "tries"),
         [
-            ("status:404", Reason.UNREADABLE, "the service answered 404 Not Found", 1),
-            ("status:400", Reason.UNREADABLE, "the service answered 400 Bad Request", 1),
-            ("status:500", Reason.UNREADABLE, "answered 500 Internal Server Error", 4),
-            ("html", Reason.NOT_AN_IMAGE, "perhaps a service's error message", 4),
+            ("status:404", Reason.SERVICE_REFUSED, "the service answered 404 Not Found", 1),
+            ("status:400", Reason.SERVICE_REFUSED, "the service answered 400 Bad Request", 1),
+            ("status:500", Reason.SERVICE_REFUSED, "answered 500 Internal Server Error", 4),
+            ("html", Reason.TEXT, "perhaps an error message", 4),
             ("size", Reason.WRONG_SIZE, "asked for 64 x 64 px, came 56 x 56 px", 4),
             ("cut-unseen", Reason.TRUNCATED, "", 4),
         ],

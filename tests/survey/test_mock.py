@@ -181,8 +181,8 @@ def test_cutouts_are_broken_in_turn_of_each_kind(survey):
         Image.open(io.BytesIO(data["truncated"])).load()
     assert np.isnan(fits.getdata(io.BytesIO(data["missing_pixels"]))).mean() == 0.25
     assert np.ptp(np.asarray(Image.open(io.BytesIO(data["constant"])))) == 0
-    assert Image.open(io.BytesIO(data["wrong_shape"])).size == (32, 64)
-    assert data["not_an_image"].startswith(b"<html>")
+    assert Image.open(io.BytesIO(data["not_square"])).size == (32, 64)
+    assert data["text"].startswith(b"<html>")
 
 
 def test_every_second_cutout_at_most_is_broken():

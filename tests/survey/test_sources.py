@@ -12,7 +12,7 @@ import pytest
 
 from avader.errors import InputError, StorageError
 from avader.io import storage
-from avader.survey import image_files
+from avader.survey import image_files, reading
 from avader.survey.sources import describe_row, read_ids, read_objects, read_unit
 from tests.survey.samples import everything, opened, refused, table, write
 
@@ -79,6 +79,18 @@ class TestFiles:
         table(tmp_path / "survey.parquet")
         assert everything(opened(tmp_path))["object_id"].to_pylist() == ["a"]
 
+    def test_large_files_are_held_some_at_a_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(image_files, "HELD_BYTES", 2500)
+        for number in range(10):
+            (tmp_path / f"{number}.png").write_bytes(bytes([number]) * 1000)
+        (unit,) = opened(tmp_path).units(100)
+        held = list(read_objects(unit))
+        assert [objects.num_rows for objects in held] == [3, 3, 3, 1]
+        found = pa.concat_tables(held)
+        assert found["object_id"].to_pylist() == [str(number) for number in range(10)]
+        assert found["source_row"].to_pylist() == list(range(10))
+        assert [image[0] for image in found["image"].to_pylist()] == list(range(10))
+
     def test_file_that_vanished_is_a_row_with_a_problem(self, tmp_path):
         write(tmp_path, "a.png", "b.png", "c.png")
         source = opened(tmp_path)
@@ -86,20 +98,26 @@ class TestFiles:
         found = everything(source)
         assert found["object_id"].to_pylist() == ["a", "b", "c"]
         assert found["image"].to_pylist() == [b"a.png", None, b"c.png"]
-        assert found["problem"].to_pylist() == [None, "cannot read b.png: no such file", None]
+        assert found["problem"].to_pylist() == [
+            None,
+            "no_file: cannot read b.png: no such file",
+            None,
+        ]
 
     def test_file_without_permission_is_a_row_with_a_problem(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png")
         unit = opened(tmp_path).units(1)[0]
         monkeypatch.setattr("builtins.open", _raising(PermissionError(13, "Permission denied")))
-        assert read_unit(unit)["problem"].to_pylist() == ["cannot read a.png: Permission denied"]
+        assert read_unit(unit)["problem"].to_pylist() == [
+            "unreadable: cannot read a.png: Permission denied"
+        ]
 
     def test_file_too_large_for_a_cutout_is_not_read_whole(self, tmp_path, monkeypatch):
         write(tmp_path, "a.png", "long-name.png")
         monkeypatch.setattr(image_files, "MAX_BYTES", 6)
         assert everything(opened(tmp_path))["problem"].to_pylist() == [
             None,
-            "long-name.png is larger than 6 bytes, too large for a cutout",
+            "file_too_large: long-name.png is larger than 6 bytes, too large for a cutout",
         ]
 
     def test_error_of_the_machine_stops_the_unit(self, tmp_path, monkeypatch):
@@ -209,13 +227,13 @@ class TestTable:
     def test_missing_ids_keep_their_rows(self, tmp_path, ids):
         found = everything(opened(table(tmp_path / "t.parquet", 3, object_id=ids)))
         assert found["object_id"].to_pylist()[1:] == ["", ""]
-        assert found["problem"].to_pylist() == [None] + ["the id is null or empty"] * 2
+        assert found["problem"].to_pylist() == [None] + ["no_id: the id is null or empty"] * 2
         assert found["image"].null_count == 0
 
     def test_null_images_and_null_positions_keep_their_rows(self, tmp_path):
         uri = table(tmp_path / "t.parquet", 3, image=[b"x", None, b""], ra=[1.0, 2.0, None])
         found = everything(opened(uri))
-        assert found["problem"].to_pylist() == [None, "the image is null", None]
+        assert found["problem"].to_pylist() == [None, "no_image: the image is null", None]
         assert found["ra"].to_pylist() == [1.0, 2.0, None]
 
     def test_position_alone_in_degrees_is_float64(self, tmp_path):
@@ -244,6 +262,40 @@ class TestTable:
         with pytest.raises(InputError, match=r"rows 0 to 2000 of .*t\.parquet"):
             read_unit(unit)
 
+    def test_text_that_is_no_utf_8(self, tmp_path):
+        uri = table(tmp_path / "t.parquet", 2, object_id=["naïve", "plain"])
+        unit = opened(uri).units(2)[0]
+        data = Path(uri).read_bytes()
+        assert "naïve".encode() in data
+        Path(uri).write_bytes(data.replace("naïve".encode(), b"na\xefve!"))
+        for read in (read_ids, read_unit):
+            with pytest.raises(InputError, match="Invalid UTF8 sequence at string index 0"):
+                read(unit)
+
+    def test_checksums_of_pages_are_asked(self, tmp_path):
+        columns = pa.table({"object_id": ["a", "b"], "image": [b"first", b"second"]})
+        path = tmp_path / "t.parquet"
+        pq.write_table(columns, path, compression="none", write_page_checksum=True)
+        unit = opened(path).units(2)[0]
+        path.write_bytes(path.read_bytes().replace(b"second", b"sEcond"))
+        with pytest.raises(InputError, match="CRC checksum"):
+            read_unit(unit)
+
+    def test_a_bomb_of_one_value_in_a_dictionary_is_held_in_pieces(self, tmp_path, monkeypatch):
+        """2 KB that unpack to 200 MB, which are never held together."""
+        monkeypatch.setattr(reading, "HELD_BYTES", 2**22)
+        value, indices = pa.array([bytes(2**20)], pa.binary()), pa.array([0] * 200, pa.int32())
+        columns = {"object_id": [f"g{number}" for number in range(200)]}
+        columns |= {"image": pa.DictionaryArray.from_arrays(indices, value)}
+        pq.write_table(
+            pa.table(columns), tmp_path / "t.parquet", compression="zstd", store_schema=False
+        )
+        assert (tmp_path / "t.parquet").stat().st_size < 2**14
+        (unit,) = opened(tmp_path / "t.parquet").units(1000)
+        held = [(objects.num_rows, objects.nbytes) for objects in read_objects(unit)]
+        assert sum(rows for rows, _ in held) == 200
+        assert max(size for _, size in held) < 2**22 + (reading.IMAGES + 1) * 2**20
+
 
 class TestTableOfPaths:
     def paths(self, tmp_path, paths, **extra):
@@ -257,6 +309,16 @@ class TestTableOfPaths:
         assert found["image"].to_pylist() == [b"b.png", b"img/a.png", b"c.png"]
         assert found["object_id"].to_pylist() == ["g0", "g1", "g2"]
         assert found["label"].to_pylist() == [0, 1, 2]
+
+    def test_held_some_at_a_time(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(image_files, "HELD_BYTES", 5)
+        uri = self.paths(tmp_path, ["b.png", "img/a.png", "gone.png", "../c.png", "b.png"])
+        (unit,) = opened(uri).units(100)
+        held = list(read_objects(unit))
+        assert [objects.num_rows for objects in held] == [1, 1, 2, 1]
+        found = pa.concat_tables(held)
+        assert found["image"].to_pylist() == [b"b.png", b"img/a.png", None, b"c.png", b"b.png"]
+        assert found["label"].to_pylist() == found["source_row"].to_pylist() == [0, 1, 2, 3, 4]
 
     @pytest.mark.parametrize(
         ("path", "problem"),
@@ -293,7 +355,7 @@ class TestS3:
         ]
         rows = everything(opened(storage.join(s3_uri, "in/t.parquet")), 2)
         assert rows["image"].to_pylist() == [b"in/a/1.png", b"in/b.png", None]
-        assert rows["problem"].to_pylist()[2] == "cannot read gone.png: no such file"
+        assert rows["problem"].to_pylist()[2] == "no_file: cannot read gone.png: no such file"
 
     def test_nothing_there(self, s3_uri):
         assert "there is nothing" in refused(storage.join(s3_uri, "gone"))

@@ -33,6 +33,13 @@ class TestRefused:
         write(tmp_path, "t.parquet")
         assert "wanted a Parquet table at" in refused(tmp_path / "t.parquet")
 
+    def test_name_of_a_column_that_is_no_utf_8(self, tmp_path):
+        path = tmp_path / "t.parquet"
+        names = ["object_id", "image", "beauté"]
+        pq.write_table(pa.table([["a"], [b"x"], [1]], names=names), path, store_schema=False)
+        path.write_bytes(path.read_bytes().replace("beauté".encode(), b"beaut\xe9\xe9"))
+        assert "can't decode byte 0xe9" in refused(path)
+
     def test_empty_file(self, tmp_path):
         (tmp_path / "t.parquet").touch()
         assert "wanted a Parquet table at" in refused(tmp_path / "t.parquet")

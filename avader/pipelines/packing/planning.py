@@ -11,8 +11,7 @@ from avader.catalogue.provenance import package_versions
 from avader.config import PackSettings
 from avader.errors import InputError
 from avader.images.checks import CutoutError
-from avader.images.cutouts import output_bands, prepare
-from avader.images.decode import decode_image
+from avader.images.cutouts import output_bands, read_cutout
 from avader.io import shards, storage
 from avader.pipelines.packing.adding import Increment
 from avader.pipelines.packing.worker import light_rows
@@ -127,7 +126,7 @@ def _first_bands(source: Source, preprocessing: Preprocessing) -> int:
     last = "the source is empty"
     for row in _first_rows(source):
         try:
-            return len(prepare(decode_image(row["image"] or b""), preprocessing).pixels)
+            return len(read_cutout(row["image"] or b"", preprocessing).pixels)
         except CutoutError as error:
             last = str(error)
     raise InputError(

@@ -10,8 +10,7 @@ import pyarrow as pa
 from avader.catalogue import rows, schema
 from avader.catalogue.pixels import healpix_29, position_problem
 from avader.images.checks import CutoutError, Reason
-from avader.images.cutouts import Cutout, prepare
-from avader.images.decode import decode_image
+from avader.images.cutouts import Cutout, read_cutout
 from avader.pipelines.duplicates import Duplicates
 from avader.pipelines.services import place_of
 from avader.pipelines.stages import UnitRows
@@ -89,15 +88,16 @@ class PackUnit:
         if not row["object_id"]:
             raise CutoutError(Reason.NO_ID, "wanted an id, got none")
         if row["problem"]:
-            raise CutoutError(Reason.UNREADABLE, row["problem"])
+            raise CutoutError.parse(row["problem"])
         if "ra" in row and (problem := position_problem(row["ra"], row["dec"])):
-            raise CutoutError(Reason.BAD_POSITION, problem)
+            none = any(row[axis] is None or not np.isfinite(row[axis]) for axis in ("ra", "dec"))
+            raise CutoutError(Reason.NO_POSITION if none else Reason.BAD_POSITION, problem)
 
     def _prepare(self, image: bytes | CutoutError) -> Cutout:
         """The cutout in an image. Raises CutoutError with what is wrong with it."""
         if isinstance(image, CutoutError):
             raise image
-        cutout = prepare(decode_image(image), self.preprocessing)
+        cutout = read_cutout(image, self.preprocessing)
         wanted = tuple(self.schema.field("image").type.shape)
         if cutout.pixels.shape != wanted:
             raise CutoutError(
