@@ -6,7 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+# A busy machine is no fault of what is tested.
+settings.register_profile("avader", deadline=None)
+settings.load_profile("avader")
 # Before anything starts Ray: see "what bites first" of Ray 2.60 in the design notes.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")

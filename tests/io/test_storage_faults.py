@@ -112,7 +112,7 @@ def test_a_table_whose_reads_fail_is_not_called_corrupt(s3_uri, behind, monkeypa
     behind(truncated=1)
     monkeypatch.setenv("AVADER_STORAGE_SECONDS", "0")
     with pytest.raises(StorageError, match="cannot read s3://"):
-        tables.read_rows(uri, first=0, rows=5_000, columns=["x"])
+        list(tables.read_batches(uri, first=0, rows=5_000, columns=["x"], at_once=500))
 
 
 def test_a_part_is_read_by_ranges_through_faults(s3_uri, behind):
