@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayTaskError
 
+from avader.errors import InputError
 from avader.plan import Unit
 from avader.survey.sources import describe_row, read_ids, row_number
 
@@ -36,7 +38,10 @@ def find_duplicates(units: Sequence[Unit]) -> Duplicates:
     """Compare the ids of all units, in source order, on the cluster."""
     step = max(1, -(-len(units) // MOST_TASKS))
     groups = [units[start : start + step] for start in range(0, len(units), step)]
-    repeats = ray.get(_repeats.remote(*[_digests.remote(group) for group in groups]))
+    try:
+        repeats = ray.get(_repeats.remote(*[_digests.remote(group) for group in groups]))
+    except InputError as error:  # ids that cannot be read, wrapped in Ray's words
+        raise _cause(error) from error
     starts = np.cumsum([0, *repeats["counts"]])
     by_number: dict[int, str] = {}
     for repeated, kept in zip(repeats["repeated"], repeats["kept"], strict=True):
@@ -46,6 +51,13 @@ def find_duplicates(units: Sequence[Unit]) -> Duplicates:
             f"the same id came first in {describe_row(kept_unit, kept_row)}"
         )
     return Duplicates(by_number)
+
+
+def _cause(error: Exception) -> Exception:
+    """What a task raised, whichever tasks it came through."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
 
 
 def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple[Unit, int]:
