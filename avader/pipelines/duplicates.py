@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray.exceptions import RayTaskError
 
 from avader.catalogue.repeats import Digests, id_digests
+from avader.errors import InputError
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.spool import IdSpool
@@ -53,7 +55,10 @@ def find_duplicates(units: Sequence[Unit], earlier: Sequence[Manifest] = ()) -> 
     by_number: dict[int, str] = {}
     with IdSpool() as spool:
         while waiting:
-            digests, rows = ray.get(waiting.popleft())
+            try:
+                digests, rows = ray.get(waiting.popleft())
+            except InputError as error:  # ids that cannot be read, wrapped in Ray's words
+                raise _cause(error) from error
             spool.add(digests)
             counts.append(rows)
         starts = np.cumsum(np.concatenate(counts))
@@ -78,6 +83,13 @@ def _described(holder: Unit, row: int) -> str:
         return describe_row(holder, row)
     uri, path = holder.inputs["uri"], holder.inputs["path"]
     return f"{storage.public_uri(storage.join(uri, path))}, which the data set has already"
+
+
+def _cause(error: Exception) -> Exception:
+    """What a task raised, whichever tasks it came through."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
 
 
 def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple[Unit, int]:

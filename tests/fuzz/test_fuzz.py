@@ -9,6 +9,7 @@ import pytest
 
 from tests.fuzz import watch
 from tests.fuzz.cases import FAMILIES, case
+from tests.fuzz.largest import MAKERS
 
 QUICK, LONG = 240, 1500
 
@@ -30,6 +31,16 @@ def test_some_mutated_files_end_in_a_cutout_or_a_reason():
 @pytest.mark.long
 def test_many_mutated_files_end_in_a_cutout_or_a_reason():
     done(QUICK, LONG)
+
+
+@pytest.mark.long
+def test_the_largest_images_and_bombs_keep_to_time_and_memory(monkeypatch):
+    monkeypatch.setattr(watch, "WORK", "tests.fuzz.largest")
+    for name in ("MOST_CPU", "MOST_MIB"):  # largest.py leaves out what it takes to make them
+        monkeypatch.setattr(watch, name, float("inf"))
+    tally = watch.fuzz(0, len(MAKERS), jobs=1)
+    assert not tally.failures, "\n".join(tally.failures)
+    assert len(tally.outcomes) == len(MAKERS)
 
 
 def test_a_case_is_a_function_of_its_number():

@@ -25,7 +25,7 @@ def work(do: Callable[[int, Path], str]) -> None:
 
 def _verdict(number: int, do: Callable[[int, Path], str], folder: Path) -> dict[str, object]:
     """What became of a case: its outcome or its failure, CPU seconds and MiB at the peak."""
-    before = _memory("VmRSS", reset=True)
+    before = memory("VmRSS", reset=True)
     begun = time.process_time()
     verdict: dict[str, object] = {"number": number}
     try:
@@ -33,11 +33,11 @@ def _verdict(number: int, do: Callable[[int, Path], str], folder: Path) -> dict[
     except BaseException:  # noqa: BLE001  # whatever it is, it is what is looked for
         verdict["failure"] = traceback.format_exc()
     verdict["cpu"] = time.process_time() - begun
-    verdict["mib"] = _memory("VmHWM") - before
+    verdict["mib"] = memory("VmHWM") - before
     return verdict
 
 
-def _memory(name: str, *, reset: bool = False) -> int:
+def memory(name: str, *, reset: bool = False) -> int:
     """MiB of this process, as Linux counts them; reset: the peak begins anew."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")

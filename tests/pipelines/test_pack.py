@@ -148,6 +148,18 @@ def test_like_takes_the_models_preprocessing(ray_session, tmp_path):
     assert image.dtype == np.float16
 
 
+def test_ids_that_cannot_be_read_are_told_in_plain_words(ray_session, tmp_path):
+    path = tmp_path / "t.parquet"
+    names = [f"g{number:04d}" for number in range(5)]
+    columns = {"object_id": names, "image": [png_bytes(0)] * 5}
+    pq.write_table(pa.table(columns), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"g0003", b"g\xff003", 1))
+    with pytest.raises(InputError) as caught:
+        packed(str(path), tmp_path / "out")
+    assert str(caught.value).startswith(f"cannot read rows 0 to 5 of {path}: ")
+    assert "ray" not in str(caught.value)
+
+
 def test_a_finished_folder_needs_no_ray(catalogue, table, monkeypatch):
     monkeypatch.setattr("avader.pipelines.units.cluster", None)
     before = parts(Path(catalogue.manifest.uri))
