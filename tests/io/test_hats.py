@@ -38,7 +38,7 @@ def write(root: str) -> dict[str, bytes]:
         nothing = rows.reject_table([], pixel.name)
         unit = Unit(pixel.name, {})
         shards.write_unit(root, unit, rows_in=len(part), table=part, rejects=nothing, place=place)
-    places = {pixel: place(pixel.name) for pixel in parts}
+    places = {pixel: [place(pixel.name)] for pixel in parts}
     files = hats.write_catalogue(root, "sky/", places, about=ABOUT, properties=PROPERTIES)
     files += hats.write_collection(root, name="sky", margin=None)
     return {file["path"]: storage.read_bytes(storage.join(root, file["path"])) for file in files}

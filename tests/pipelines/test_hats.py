@@ -61,12 +61,12 @@ def collection(catalogue, tmp_path_factory, ray_session) -> Path:
 def tiles(folder: Path) -> dict[Pixel, Path]:
     """The files of rows of a HATS catalogue, by pixel."""
     found = {}
-    for path in folder.glob("dataset/Norder=*/Dir=*/Npix=*.parquet"):
+    for path in folder.glob("dataset/Norder=*/Dir=*/Npix=*"):
         order, group, number = (
             int(part.partition("=")[2].split(".")[0]) for part in path.parts[-3:]
         )
         assert group == number // 10_000 * 10_000
-        found[Pixel(order, number)] = path
+        found[Pixel(order, number)] = path / "000001.parquet" if path.is_dir() else path
     return found
 
 
