@@ -56,9 +56,7 @@ def numbered(table: pa.Table, first: int, stop: int | None = None) -> pa.Table:
     return table.filter(pa.array((numbers >= first) & (numbers < (stop or len(table)))))
 
 
-def parts_of(
-    table: pa.Table, *, limit: int, given: Sequence[Pixel] = ()
-) -> dict[Pixel, pa.Table]:
+def parts_of(table: pa.Table, *, limit: int, given: Sequence[Pixel] = ()) -> dict[Pixel, pa.Table]:
     """The rows of each pixel that packing would make of them. given: pixels that stay."""
     places = table["_healpix_29"].to_numpy()
     shift = 2 * (SPATIAL_ORDER - FINEST)

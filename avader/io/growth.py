@@ -104,11 +104,20 @@ def folder(uri: str, number: int) -> str:
 def publish(uri: str, number: int) -> None:
     """Make a finished increment part of the folder: its version is written, then `latest.json`.
 
-    May be repeated. Raises InputError where the increments before it are other ones by now.
+    May be repeated; versions that were left out before, by a run that was stopped, are written too.
+    Raises InputError where the increments before it are other ones by now.
     """
     if number == 1:
         return
     found = [read_manifest(folder(uri, at)) for at in range(1, number + 1)]
+    for at in range(2, number + 1):
+        _write_version(uri, found[:at])
+    _advance(uri, number)
+
+
+def _write_version(uri: str, found: Sequence[Manifest]) -> None:
+    """Write a version, or find it as it would be written."""
+    number = len(found)
     content = {
         "format": "avader-version",
         "version": 1,
@@ -124,7 +133,6 @@ def publish(uri: str, number: int) -> None:
             f"{storage.public_uri(where)} lists other increments than those that are there; bring "
             "them back, or make the folder again"
         )
-    _advance(uri, number)
 
 
 def _advance(uri: str, number: int) -> None:

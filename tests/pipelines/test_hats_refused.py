@@ -80,7 +80,8 @@ def test_a_part_that_was_changed(tmp_path, parts):
     ("given", "message"),
     [
         (["--name", "two words"], "--name: wanted a letter, then letters, digits"),
-        (["--name", "rejects"], "not rejects, which is taken, got 'rejects'"),
+        (["--name", "rejects"], "and not rejects, increments, versions, which are taken, got"),
+        (["--name", "increments"], "which are taken, got 'increments'"),
         (["--margin", "61"], "--margin: wanted less than or equal to 60"),
         (["--margin", "-1"], "--margin: wanted greater than or equal to 0"),
         (["--rows-per-pixel", "0"], "--rows-per-pixel: wanted greater than 0"),

@@ -5,6 +5,7 @@ All follows from the catalogue and the most rows of a tile: nothing is read of w
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -43,12 +44,12 @@ class Version:
         """Its number, from 1."""
         return len(self.increments)
 
-    @property
+    @cached_property
     def whole(self) -> Manifest:
         """The catalogue as it then was."""
         return growth.as_one(self.uri, self.increments)
 
-    @property
+    @cached_property
     def tiles(self) -> list[Pixel]:
         """All its tiles, in nested order."""
         return tiles.in_order({tile for cut in self.cuts for tile in cut})
