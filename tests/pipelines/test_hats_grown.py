@@ -169,6 +169,10 @@ def test_others_and_verify_find_it_whole(grown, tmp_path):
     verify.run(VerifySettings(catalogue=str(out)))
     broken = tmp_path / "broken"
     shutil.copytree(out, broken)
+    shutil.rmtree(next(iter(tiles(broken / "avader").values()))[0].parent)
+    assert not is_valid_catalog(broken, strict=True)
+    shutil.rmtree(broken)
+    shutil.copytree(out, broken)
     last = next(files[1] for files in tiles(broken / "avader").values() if len(files) > 1)
     last.write_bytes(last.read_bytes()[:-1])
     (last.parent / "000003.parquet").touch()
