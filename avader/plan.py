@@ -57,12 +57,15 @@ class Plan:
     settings: JSON values that decide content (never addresses, worker counts or credentials).
     units: in the order of the output.
     place: of a unit's name, the path of its rows below the output folder; the kind decides it.
+    root: URI of the folder that `place` is below, where that is not the output folder itself but
+    the one whose increment it is.
     """
 
     kind: str
     settings: Mapping[str, Any]
     units: tuple[Unit, ...] = field(default=())
     place: Callable[[str], str] = part_name
+    root: str | None = None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,12 +1,22 @@
 """Classified catalogues whose parts are HEALPix pixels, written by the real writers."""
 
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
 import numpy as np
 import pyarrow as pa
 
 from avader.catalogue import rows
-from avader.catalogue.pixels import FINEST, SPATIAL_ORDER, Pixel, adaptive_pixels, healpix_29
+from avader.catalogue.pixels import (
+    FINEST,
+    SPATIAL_ORDER,
+    Pixel,
+    adaptive_pixels,
+    healpix_29,
+    named_pixel,
+)
 from avader.catalogue.provenance import provenance
-from avader.io import manifest, shards
+from avader.io import growth, manifest, shards
 from avader.plan import Plan, Unit
 from tests.catalogues import COMPONENTS, LATENT, classified
 
@@ -40,13 +50,19 @@ def at(positions: np.ndarray, *, seed: int = 0, **carried) -> pa.Table:
     return table.sort_by("_healpix_29")
 
 
-def parts_of(table: pa.Table, *, limit: int) -> dict[Pixel, pa.Table]:
-    """The rows of each pixel that packing would make of them."""
+def numbered(table: pa.Table, first: int, stop: int | None = None) -> pa.Table:
+    """The rows of these numbers, in the order that they had before they were sorted by pixel."""
+    numbers = np.array([int(name) - 10**17 for name in table["object_id"].to_pylist()])
+    return table.filter(pa.array((numbers >= first) & (numbers < (stop or len(table)))))
+
+
+def parts_of(table: pa.Table, *, limit: int, given: Sequence[Pixel] = ()) -> dict[Pixel, pa.Table]:
+    """The rows of each pixel that packing would make of them. given: pixels that stay."""
     places = table["_healpix_29"].to_numpy()
     shift = 2 * (SPATIAL_ORDER - FINEST)
     counts = np.bincount(places >> shift, minlength=12 * 4**FINEST)
     parts = {}
-    for pixel in adaptive_pixels(counts, limit=limit):
+    for pixel in adaptive_pixels(counts, limit=limit, given=given):
         first, stop = np.searchsorted(places, pixel.span)
         parts[pixel] = table.slice(first, stop - first)
     return parts
@@ -60,6 +76,19 @@ def write_sky(out, table: pa.Table, *, limit: int, kind: str = "classified") -> 
     parts = {pixel.name: part for pixel, part in parts_of(table, limit=limit).items()}
     parts[UNPLACED] = table.slice(0, 0)
     return write_parts(out, parts, kind=kind)
+
+
+def grow_sky(out, table: pa.Table, *, limit: int) -> None:
+    """Add rows to a finished catalogue as its next increment, which it then has."""
+    held = growth.read_increments(str(out))
+    names = {PurePosixPath(path).stem for one in held for path in one.paths}
+    given = [pixel for pixel in map(named_pixel, sorted(names)) if pixel is not None]
+    parts = parts_of(table, limit=limit, given=given)
+    number = len(held) + 1
+    # A unit without rows, as of objects that are all refused.
+    named = {pixel.name: part for pixel, part in parts.items()} or {UNPLACED: table}
+    write_parts(growth.folder(str(out), number), named)
+    growth.publish(str(out), number)
 
 
 def write_parts(out, parts: dict[str, pa.Table], *, kind: str = "classified") -> str:

@@ -3,7 +3,7 @@
 The rows of a tile are those of the parts that lie in it, one part after another: in nested order.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
@@ -12,17 +12,20 @@ from avader.catalogue.pixels import Pixel, named_pixel
 BASE = tuple(Pixel(0, number) for number in range(12))
 """The pixels that make the whole sky."""
 NUMBERS_PER_FOLDER = 10_000
+Tiles = dict[Pixel, list[Pixel]]
+"""Tiles, and the parts in each."""
 
 
-def dataset_path(folder: str, unit: str) -> str:
+def dataset_path(folder: str, unit: str, *, suffix: str = ".parquet") -> str:
     """Where HATS has the rows of the pixel that a unit is named after.
 
     folder: of the HATS catalogue, with the slash, such as "sky/"; empty for the folder itself.
+    suffix: such as "/000001.parquet" where a pixel is a folder of files.
     """
     pixel = named_pixel(unit)
     assert pixel is not None, unit
     group = pixel.number // NUMBERS_PER_FOLDER * NUMBERS_PER_FOLDER
-    return f"{folder}dataset/Norder={pixel.order}/Dir={group}/Npix={pixel.number}.parquet"
+    return f"{folder}dataset/Norder={pixel.order}/Dir={group}/Npix={pixel.number}{suffix}"
 
 
 def in_order(pixels: Iterable[Pixel]) -> list[Pixel]:
@@ -36,19 +39,51 @@ def overlapping(pixels: Iterable[Pixel]) -> tuple[Pixel, Pixel] | None:
     return next((pair for pair in pairwise(ordered) if pair[0].span[1] > pair[1].span[0]), None)
 
 
-def joined(rows: Mapping[Pixel, int], *, limit: int) -> dict[Pixel, list[Pixel]]:
+def grown(increments: Iterable[Mapping[Pixel, int]], *, limit: int) -> list[Tiles]:
+    """The tiles of each increment, as `joined` has them, given those of the increments before.
+
+    increments: rows of each part, by its pixel; any two are the same or do not overlap.
+    """
+    found: list[Tiles] = []
+    for rows in increments:
+        given = {tile for cut in found for tile in cut}
+        found.append(joined(rows, limit=limit, given=given))
+    return found
+
+
+def joined(rows: Mapping[Pixel, int], *, limit: int, given: Iterable[Pixel] = ()) -> Tiles:
     """The coarsest tiles with at most `limit` rows each, and the parts in them; in nested order.
 
     rows: of each part, by its pixel; no two overlap. A part with more rows is a tile of its own;
-    one without rows is in none.
+    one without rows is in none. given: tiles of before, which stay: parts in them are theirs,
+    whatever they hold then, and no new tile reaches into one.
     """
-    parts = in_order(pixel for pixel, count in rows.items() if count)
-    before = list(accumulate((rows[part] for part in parts), initial=0))
+    taken = in_order(given)
+    starts = [tile.span[0] for tile in taken]
+    found: Tiles = {}
+    left = []
+    for part in in_order(pixel for pixel, count in rows.items() if count):
+        at = bisect_right(starts, part.span[0]) - 1
+        if at >= 0 and part.span[1] <= taken[at].span[1]:
+            found.setdefault(taken[at], []).append(part)
+        else:
+            left.append(part)
+    found |= _joined({part: rows[part] for part in left}, limit, starts)
+    return {tile: found[tile] for tile in in_order(found)}
 
-    def fits(tile: Pixel, first: int, stop: int) -> bool:
-        return before[stop] - before[first] <= limit or parts[first] == tile
 
-    cut = _cut(parts, fits)
+def _joined(rows: Mapping[Pixel, int], limit: int, taken: Sequence[int]) -> Tiles:
+    """The coarsest tiles of parts in nested order; none holds a place that is taken."""
+    parts = list(rows)
+    before = list(accumulate(rows.values(), initial=0))
+
+    def ends(tile: Pixel, first: int, stop: int) -> bool:
+        if first == stop or parts[first] == tile:
+            return True
+        free = len({bisect_left(taken, edge) for edge in tile.span}) == 1
+        return free and before[stop] - before[first] <= limit
+
+    cut = _cut(parts, ends)
     return {tile: parts[first:stop] for tile, first, stop in cut if first < stop}
 
 

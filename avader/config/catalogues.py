@@ -9,6 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from avader.config.base import JobSettings, Seed, UnitSettings
 from avader.recipe import Positive
 
+TAKEN = ("rejects", "increments", "versions")
+"""Folders of a HATS collection that are not named by the command."""
+
 
 class InferenceSettings(UnitSettings):
     """What verbs that run a trained model take."""
@@ -85,7 +88,11 @@ class CompactSettings(UnitSettings):
 
 
 class HatsSettings(UnitSettings):
-    """Make a HATS collection, which lsdb opens, from a classified catalogue with positions."""
+    """Make a HATS collection, which lsdb opens, from a classified catalogue with positions.
+
+    Again once the catalogue has grown, the same command adds what is new; no file of rows that is
+    there is touched.
+    """
 
     catalogue: str
     """Folder URI of a classified catalogue whose cutouts were packed with positions."""
@@ -95,18 +102,18 @@ class HatsSettings(UnitSettings):
     """Name of the catalogue: of its folder in the collection, and what lsdb adds to the names of
     its columns in a cross-match."""
     rows_per_pixel: Positive = 1_000_000
-    """Most rows of a HATS pixel. Shards are joined up to it, never split. A worker holds one pixel
-    three times."""
+    """Most rows that a HATS pixel begins with. Shards are joined up to it, never split. A worker
+    holds the rows that it adds to one pixel three times."""
     margin: float = Field(10.0, ge=0, le=60)
     """Arcsec around each pixel whose rows are kept beside it, so that a cross-match with a radius
     up to it is right at the pixel's edges; 0: none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", self.name) or self.name == "rejects":
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", self.name) or self.name in TAKEN:
             raise ValueError(
-                "name: wanted a letter, then letters, digits, - and _, and not rejects, which is "
-                f"taken, got {self.name!r}"
+                "name: wanted a letter, then letters, digits, - and _, and not "
+                f"{', '.join(TAKEN)}, which are taken, got {self.name!r}"
             )
         return self
 

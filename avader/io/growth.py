@@ -5,12 +5,16 @@
     OUT/versions/000002.json                     names both, and their manifests' digests
     OUT/latest.json                              which version is the newest
 
+Parts of an increment may also lie among those of the first, as other readers want them: its
+manifest then says so, and its paths are from OUT.
+
 Manifests and versions are never written over. `latest.json` is the one object that changes, by a
 conditional write, once everything that it leads to is there; a folder of one increment has none.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,20 +29,32 @@ LATEST = "latest.json"
 def read_whole(uri: str, *, kind: str | None = None, version: int = 0) -> Manifest:
     """A finished folder with all its increments as one: parts in order of increment.
 
-    Paths are below the folder; settings and facts are the first increment's; the digest is the
-    version's. version: the newest one for 0. Raises InputError as read_increments does.
+    Paths are below the folder; settings are the first increment's, and facts, but for rooted ones,
+    whose last one has the facts of all; the digest is the version's. version: the newest one for 0.
+    Raises InputError as read_increments does.
     """
-    found = read_increments(uri, kind=kind, version=version)
+    return as_one(uri, read_increments(uri, kind=kind, version=version))
+
+
+def as_one(uri: str, found: Sequence[Manifest]) -> Manifest:
+    """A version's increments as one, as read_whole gives them."""
     if len(found) == 1:
         return found[0]
-    parts = [
-        {**part, **{name: _below(number, part[name]) for name in ("path", "rejects_path")}}
-        for number, held in enumerate(found, 1)
-        for part in held.parts
-    ]
+    parts = [part for number, held in enumerate(found, 1) for part in parts_below(held, number)]
     totals = {name: sum(held.totals[name] for held in found) for name in found[0].totals}
     digest = hashlib.sha256(storage.read_bytes(_version(uri, len(found)))).hexdigest()
-    return replace(found[0], parts=parts, totals=totals, digest=digest)
+    facts = found[-1].facts if found[-1].rooted else found[0].facts
+    return replace(found[0], parts=parts, totals=totals, digest=digest, facts=facts)
+
+
+def parts_below(held: Manifest, number: int) -> list[dict[str, Any]]:
+    """The parts of an increment, their paths from the folder's own root."""
+    if held.rooted:
+        return held.parts
+    return [
+        {**part, **{name: _below(number, part[name]) for name in ("path", "rejects_path")}}
+        for part in held.parts
+    ]
 
 
 def read_increments(uri: str, *, kind: str | None = None, version: int = 0) -> list[Manifest]:
@@ -88,11 +104,20 @@ def folder(uri: str, number: int) -> str:
 def publish(uri: str, number: int) -> None:
     """Make a finished increment part of the folder: its version is written, then `latest.json`.
 
-    May be repeated. Raises InputError where the increments before it are other ones by now.
+    May be repeated; versions that were left out before, by a run that was stopped, are written too.
+    Raises InputError where the increments before it are other ones by now.
     """
     if number == 1:
         return
     found = [read_manifest(folder(uri, at)) for at in range(1, number + 1)]
+    for at in range(2, number + 1):
+        _write_version(uri, found[:at])
+    _advance(uri, number)
+
+
+def _write_version(uri: str, found: Sequence[Manifest]) -> None:
+    """Write a version, or find it as it would be written."""
+    number = len(found)
     content = {
         "format": "avader-version",
         "version": 1,
@@ -108,7 +133,6 @@ def publish(uri: str, number: int) -> None:
             f"{storage.public_uri(where)} lists other increments than those that are there; bring "
             "them back, or make the folder again"
         )
-    _advance(uri, number)
 
 
 def _advance(uri: str, number: int) -> None:

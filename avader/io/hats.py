@@ -1,5 +1,9 @@
 """What a HATS catalogue has beside its rows: properties, list of pixels, Parquet metadata, sky map.
 
+A pixel's rows are in one file, or in the files of a folder. Where a folder holds several, there is
+no dataset/_metadata, with which the hats library's strict check takes such a catalogue for a broken
+one, but per_partition_statistics.parquet, which it looks for first.
+
 The hats library makes these files in a temporary folder of this machine; they are then written as
 all others are, whole or not at all, to local disk or S3. The same catalogue gives the same bytes:
 what the library says of the day it was made is left out.
@@ -7,10 +11,9 @@ what the library says of the day it was made is left out.
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,6 @@ from hats.catalog.dataset.collection_properties import CollectionProperties
 from hats.io import file_io, paths
 from hats.io.skymap import write_skymap
 from hats.pixel_math import HealpixPixel
-from hats.pixel_math.healpix_pixel_function import get_pixel_argsort
 from numpy.typing import NDArray
 
 from avader.catalogue import records, votable
@@ -33,14 +35,19 @@ from avader.io.export import About
 
 SKYMAP_ORDER = 8
 """Order of the sky map's pixels, 14 arcmin across, as the lsdb library has it."""
+METADATA = f"{paths.DATASET_DIR}/{paths.PARQUET_METADATA_FILENAME}"
 VOTABLE_KEY = "IVOA.VOTable-Parquet"
 Files = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What is read of a part: its Parquet metadata, columns, and rows by pixel of the sky map."""
+    """What is read of a file: its Parquet metadata, columns, and rows by pixel of the sky map.
 
+    tile: whose rows it holds.
+    """
+
+    tile: Pixel
     metadata: pq.FileMetaData
     columns: pa.Schema
     pixels: NDArray[np.int64]
@@ -50,7 +57,7 @@ class Footer:
 def write_catalogue(
     root: str,
     folder: str,
-    parts: Mapping[Pixel, str],
+    tiles: Mapping[Pixel, Sequence[str]],
     *,
     about: About,
     properties: Mapping[str, Any],
@@ -58,16 +65,23 @@ def write_catalogue(
     """Write a HATS catalogue's own files, and give the path and SHA-256 of each.
 
     root: URI of the output folder; folder: the catalogue's within it, with the slash, empty for the
-    root itself; parts: path below the root of each pixel's rows. properties: those of the hats
-    library's TableProperties that it does not find by itself. Held at once: the metadata of all
-    parts, about 1 KB for each column of each row group, and the sky map.
+    root itself; tiles: paths below the root of the files of each tile's rows, in nested order.
+    properties: those of the hats library's TableProperties that it does not find by itself. Held at
+    once: the metadata of all files, about 1 KB for each column of each row group, and the sky map.
     """
-    pixels = [HealpixPixel(pixel.order, pixel.number) for pixel in parts]
-    footers = _footers(root, folder, list(parts.values()))
+    footers = _footers(root, folder, tiles)
     with tempfile.TemporaryDirectory() as temporary:
-        partitions = PartitionInfo.from_healpix(pixels)
+        partitions = PartitionInfo.from_healpix(
+            [HealpixPixel(tile.order, tile.number) for tile in tiles]
+        )
         partitions.write_to_file(catalog_path=temporary)
-        _write_metadata(temporary, pixels, footers, about)
+        (Path(temporary) / paths.DATASET_DIR).mkdir()
+        _write_columns(temporary, footers[0].columns, about)
+        if len(footers) == len(tiles):
+            _write_metadata(temporary, footers)
+        else:
+            _write_statistics(temporary, footers)
+            storage.remove(storage.join(root, f"{folder}{METADATA}"))
         if properties["catalog_type"] == "object":
             _write_skymap(temporary, footers)
         TableProperties(
@@ -99,12 +113,13 @@ def provenance() -> dict[str, str]:
     return {name: told[name] for name in ("hats_builder", "hats_release_date", "hats_version")}
 
 
-def _footers(root: str, folder: str, found: list[str]) -> list[Footer]:
+def _footers(root: str, folder: str, tiles: Mapping[Pixel, Sequence[str]]) -> list[Footer]:
+    files = [(tile, path) for tile, found in tiles.items() for path in found]
     with ThreadPoolExecutor(shards.READERS) as pool:
-        return list(pool.map(partial(_footer, root, folder), found))
+        return list(pool.map(lambda file: _footer(root, folder, *file), files))
 
 
-def _footer(root: str, folder: str, path: str) -> Footer:
+def _footer(root: str, folder: str, tile: Pixel, path: str) -> Footer:
     with storage.open_input(storage.join(root, path)) as file:
         parquet = pq.ParquetFile(file, pre_buffer=False)
         metadata = parquet.metadata
@@ -112,20 +127,53 @@ def _footer(root: str, folder: str, path: str) -> Footer:
         columns = parquet.schema_arrow
     metadata.set_file_path(path.removeprefix(f"{folder}{paths.DATASET_DIR}/"))
     pixels, counts = np.unique(places >> 2 * (SPATIAL_ORDER - SKYMAP_ORDER), return_counts=True)
-    return Footer(metadata, columns, pixels, counts)
+    return Footer(tile, metadata, columns, pixels, counts)
 
 
-def _write_metadata(
-    temporary: str, pixels: list[HealpixPixel], footers: list[Footer], about: About
-) -> None:
-    """Write dataset/_metadata, pixels in the order that HATS has them, and _common_metadata."""
-    columns = footers[0].columns
-    (Path(temporary) / paths.DATASET_DIR).mkdir()
+def _write_metadata(temporary: str, footers: list[Footer]) -> None:
+    """Write dataset/_metadata: every file's own, with its path."""
     file_io.write_parquet_metadata(
-        columns,
+        footers[0].columns,
         paths.get_parquet_metadata_pointer(temporary),
-        metadata_collector=[footers[at].metadata for at in get_pixel_argsort(pixels)],
+        metadata_collector=[footer.metadata for footer in footers],
     )
+
+
+def _write_statistics(temporary: str, footers: list[Footer]) -> None:
+    """Write per_partition_statistics.parquet, a row for each row group, as the hats library does.
+
+    The library's own function would list and read the catalogue's folder.
+    """
+    rows = [
+        {"Norder": footer.tile.order, "Npix": footer.tile.number, "row_group_index": group}
+        | _statistics(footer.metadata.row_group(group))
+        for footer in footers
+        for group in range(footer.metadata.num_row_groups)
+    ]
+    data = shards.parquet_bytes(pa.Table.from_pylist(rows))
+    (Path(temporary) / "per_partition_statistics.parquet").write_bytes(data)
+
+
+def _statistics(group: pq.RowGroupMetaData) -> dict[str, Any]:
+    """What is known of each column of a row group, by the names that the library looks for."""
+    found: dict[str, Any] = {}
+    for column in map(group.column, range(group.num_columns)):
+        known = column.statistics
+        values = {
+            "min_value": known.min if known else None,
+            "max_value": known.max if known else None,
+            "null_count": known.null_count if known else 0,
+            "row_count": column.num_values,
+            "disk_bytes": column.total_compressed_size,
+            "memory_bytes": column.total_uncompressed_size,
+        }
+        name = column.path_in_schema.removesuffix(".list.element")
+        found |= {f"{name}::{of}": value for of, value in values.items()}
+    return found
+
+
+def _write_columns(temporary: str, columns: pa.Schema, about: About) -> None:
+    """Write dataset/_common_metadata: the columns, described as a VOTable."""
     described = {
         f"{VOTABLE_KEY}.version": "1.0",
         f"{VOTABLE_KEY}.content": _votable(columns, about),

@@ -22,7 +22,10 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished folder. settings: of its plan; parts: as listed; digest: of the file."""
+    """A finished folder. settings: of its plan; parts: as listed; digest: of the file.
+
+    rooted: whether paths are not below the folder, but below the one whose increment it is.
+    """
 
     uri: str
     kind: str
@@ -33,10 +36,11 @@ class Manifest:
     facts: dict[str, Any]
     provenance: dict[str, Any]
     digest: str
+    rooted: bool = False
 
     @property
     def paths(self) -> list[str]:
-        """Paths of the parts below the folder."""
+        """Paths of the parts, below the folder unless it is rooted."""
         return [part["path"] for part in self.parts]
 
 
@@ -103,11 +107,22 @@ def write_manifest(
         "settings": plan.settings,
         "totals": totals,
         "facts": dict(facts or {}),
-        "parts": [receipt_json(receipt, plan.place) for receipt in receipts],
+        "parts": listed(out, plan, receipts),
         "provenance": dict(provenance),
     }
+    if plan.root is not None:
+        content["rooted"] = True
     storage.write_bytes(storage.join(out, MANIFEST), _json_bytes(content))
     return read_manifest(out)
+
+
+def listed(out: str, plan: Plan, receipts: Sequence[Receipt]) -> list[dict[str, Any]]:
+    """Parts as the manifest lists them: paths are below the output folder, or the plan's root."""
+    parts = [receipt_json(receipt, plan.place) for receipt in receipts]
+    if plan.root is None:
+        return parts
+    below = out.removeprefix(plan.root).strip("/")
+    return [{**part, "rejects_path": f"{below}/{part['rejects_path']}"} for part in parts]
 
 
 def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
@@ -143,6 +158,7 @@ def read_manifest(uri: str, *, kind: str | None = None) -> Manifest:
         facts=content["facts"],
         provenance=content["provenance"],
         digest=hashlib.sha256(data).hexdigest(),
+        rooted=content.get("rooted", False),
     )
 
 

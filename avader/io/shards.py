@@ -53,10 +53,11 @@ def write_unit(
     rejects: pa.Table,
     place: Callable[[str], str] = part_name,
     writer: Mapping[str, Any] = WRITER,
+    root: str | None = None,
 ) -> Receipt:
     """Write a unit's part, then its rejects, and return what was counted.
 
-    place: of a unit's name, where its part lies, as the plan has it. writer: of the part.
+    place, root: of a unit's name, where its part lies, as the plan has them. writer: of the part.
     """
     part = parquet_bytes(table, writer)
     receipt = {
@@ -71,7 +72,7 @@ def write_unit(
         rejects.replace_schema_metadata({RECEIPT_KEY: canonical_json(receipt).encode()})
     )
     counted = Receipt(**receipt, rejects_sha256=hashlib.sha256(refused).hexdigest())
-    storage.write_bytes(storage.join(out, place(unit.name)), part)
+    storage.write_bytes(storage.join(root or out, place(unit.name)), part)
     storage.write_bytes(storage.join(out, rejects_name(unit.name)), refused)
     return counted
 

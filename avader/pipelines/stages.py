@@ -70,7 +70,8 @@ class Outcome:
 def write_stage(out: str, plan: Plan) -> Stage:
     """The last stage: a unit's rows become its two objects in a folder, and a receipt."""
     # Not the plan itself, which may hold very many units and would go to every worker.
-    how = {"place": plan.place, "writer": plan.settings.get("writer", shards.WRITER)}
+    writer = plan.settings.get("writer", shards.WRITER)
+    how = {"place": plan.place, "root": plan.root, "writer": writer}
     return Stage("write", partial(partial, _write, out, how))
 
 

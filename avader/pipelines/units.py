@@ -7,6 +7,7 @@ repeated with the same command. A unit that fails again and again is set aside, 
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -133,11 +134,19 @@ def finish_units(
                     progress.add(outcome.receipt.rows_in, outcome.receipt.rejects)
                     counters.done(outcome.receipt)
         board.say_all()
-    for folder in sorted({"rejects", *(storage.parent(plan.place(u.name)) for u in plan.units)}):
-        storage.remove_asides(storage.join(out, folder))
+    _remove_asides(plan, out)
     if aside:
         _refuse(aside, plan, receipts)
     return [receipts[unit.name] for unit in plan.units]
+
+
+def _remove_asides(plan: Plan, out: str) -> None:
+    """Remove what killed writers left in the folders of the plan's parts and rejects."""
+    root = plan.root or out
+    places = {storage.parent(plan.place(unit.name)) for unit in plan.units}
+    folders = {storage.join(out, "rejects"), *(storage.join(root, place) for place in places)}
+    with ThreadPoolExecutor(shards.READERS) as pool:  # they may be as many as units
+        list(pool.map(storage.remove_asides, sorted(folders)))
 
 
 def _named(plan: Plan, done: set[str]) -> list[str]:

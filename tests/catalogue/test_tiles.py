@@ -8,7 +8,7 @@ from hats.io.paths import pixel_catalog_file
 from hats.pixel_math import HealpixPixel
 
 from avader.catalogue.pixels import FINEST, Pixel, adaptive_pixels
-from avader.catalogue.tiles import absent, dataset_path, in_order, joined, overlapping
+from avader.catalogue.tiles import absent, dataset_path, grown, in_order, joined, overlapping
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,49 @@ def test_a_part_that_is_too_large_is_a_tile_of_its_own():
     assert joined({Pixel(5, 77): 0}, limit=12) == {}
 
 
+@pytest.mark.parametrize("limit", [10, 50, 200])
+def test_new_tiles_are_beside_those_of_before(limit):
+    """Three increments, each denser elsewhere: tiles stay, and take what lies in them."""
+    generator = np.random.default_rng(1)
+    pixels: list[Pixel] = []
+    increments = []
+    for patch in (5, 5.01, 7):
+        places = int(patch * 4**FINEST) + generator.exponential(30_000, 1000).astype(int)
+        counts = np.bincount(places, minlength=12 * 4**FINEST)
+        found = adaptive_pixels(counts, limit=8, given=in_order(pixels))
+        increments.append({pixel: int(counts[pixel.finest].sum()) for pixel in found})
+        pixels = list({*pixels, *found})
+    given: set[Pixel] = set()
+    for rows, cut in zip(increments, grown(increments, limit=limit), strict=True):
+        assert cut == joined_one_by_one(rows, given, limit)
+        assert list(cut) == in_order(cut)
+        given |= cut.keys()
+        assert overlapping(given) is None
+    assert len(given) > 5
+
+
+def joined_one_by_one(
+    rows: dict[Pixel, int], given: set[Pixel], limit: int
+) -> dict[Pixel, list[Pixel]]:
+    """The tiles of an increment's parts, looked for from each part alone."""
+    around = {at for tile in given for at in map(tile.at, range(tile.order))}
+    parts = in_order(rows)
+    owners = {p: p.at(k) for p in parts for k in range(p.order + 1) if p.at(k) in given}
+    left = {part: rows[part] for part in parts if part not in owners}
+    for part in left:
+        for order in range(part.order + 1):
+            tile = part.at(order)
+            inside = [p for p in left if p.order >= order and p.at(order) == tile]
+            few = sum(left[p] for p in inside) <= limit
+            if tile == part or (few and tile not in around):
+                owners[part] = tile
+                break
+    wanted: dict[Pixel, list[Pixel]] = {}
+    for part in parts:
+        wanted.setdefault(owners[part], []).append(part)
+    return wanted
+
+
 def test_what_is_left_of_the_sky_is_in_the_coarsest_pixels(rows):
     held = list(joined(rows, limit=3))
     found = absent(held)
@@ -81,3 +124,8 @@ def test_pixels_that_overlap():
 def test_paths_are_those_of_hats(pixel):
     theirs = pixel_catalog_file("/sky/avader", HealpixPixel(pixel.order, pixel.number))
     assert f"/sky/{dataset_path('avader/', pixel.name)}" == theirs.path
+    folder = pixel_catalog_file(
+        "/sky/avader", HealpixPixel(pixel.order, pixel.number), npix_suffix="/"
+    )
+    file = dataset_path("avader/", pixel.name, suffix="/000001.parquet")
+    assert f"/sky/{file}" == f"{folder.path}/000001.parquet"

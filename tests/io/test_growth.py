@@ -2,10 +2,16 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 
+from avader.catalogue.rows import reject_table
+from avader.config import VerifySettings
 from avader.errors import InputError
 from avader.io import growth, shards, storage
+from avader.io.manifest import write_manifest
+from avader.pipelines import verify
+from avader.plan import Plan, Unit
 from tests.catalogues import classified, write_folder
 
 
@@ -74,6 +80,33 @@ def test_a_publication_that_was_stopped_is_repeated(out):
     assert growth.latest(out) == 1
     growth.publish(out, 2)
     assert growth.latest(out) == 2
+
+
+def test_a_version_that_was_left_out_is_written_with_the_next(out):
+    for number in (1, 2, 3):
+        add(out, number, number)
+    growth.publish(out, 3)  # a run was stopped before it published the second
+    assert [growth.read_whole(out, version=at).totals["rows"] for at in (1, 2, 3)] == [1, 3, 6]
+
+
+def test_parts_of_an_increment_among_those_of_the_first(out):
+    add(out, 1, 10)
+    own, table = growth.folder(out, 2), classified(3, seed=2)
+    table = table.set_column(0, table.schema.field(0), pa.array(["a", "b", "c"]))
+    plan = Plan("classified", {}, (Unit("b", {}),), lambda unit: f"parts/{unit}", out)
+    nothing = reject_table([], "b")
+    receipt = shards.write_unit(
+        own, plan.units[0], rows_in=3, table=table, rejects=nothing, place=plan.place, root=out
+    )
+    held = write_manifest(own, plan, [receipt], provenance={}, facts={"of": "all"})
+    growth.publish(out, 2)
+    whole = growth.read_whole(out)
+    assert held.parts == whole.parts[3:]
+    assert (held.paths, whole.facts) == (["parts/b"], {"of": "all"})
+    assert storage.exists(f"{out}/increments/000002/rejects/b.parquet")
+    assert whole.parts[3]["rejects_path"] == "increments/000002/rejects/b.parquet"
+    assert shards.read_whole_part(out, whole.parts[3]).equals(table)
+    verify.run(VerifySettings(catalogue=out))
 
 
 def test_a_manifest_that_changed_is_seen(out):

@@ -1,4 +1,4 @@
-"""`hats` killed twice in mid-run, on local disk and on S3: the same bytes, which lsdb opens."""
+"""`hats` killed twice in mid-run, on local disk and on S3: the same bytes, which others open."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from avader.config import VerifySettings
 from avader.io import storage
 from avader.io.shards import done_units
 from avader.pipelines import verify
-from tests.skies import at, patch, write_sky
+from tests.skies import at, grow_sky, numbered, patch, write_sky
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 COUNT, ROWS = 3000, 40
@@ -64,21 +64,43 @@ def killed(place: Place, out: str, *, folder: str, units: int) -> bool:
     return 0 < len(done_units(uri)) < units
 
 
-@pytest.mark.parametrize("where", ["local", "S3"])
-def test_killed_twice(where, tmp_path, s3, request):
-    on_s3 = where == "S3"
-    root = request.getfixturevalue("s3_uri") if on_s3 else str(tmp_path)
-    place = Place(root, s3.environment() if on_s3 else {})
-    write_sky(f"{root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.4)), limit=ROWS)
-    place.run("whole")
+def killed_twice(place: Place, margin: str, folder: str) -> None:
+    """Kill a run in its margin and in its tiles; the same command then makes what is `whole`."""
     whole = place.contents("whole")
-    margins = sum(path.startswith("avader_10arcs/rejects/") for path in whole)
-    tiles = sum(path.startswith("rejects/") for path in whole)
-    assert killed(place, "killed", folder="/avader_10arcs", units=margins)
-    assert killed(place, "killed", folder="", units=tiles)
+    margins = sum(path.startswith(f"{margin}/rejects/") for path in whole)
+    tiles = sum(path.startswith(f"{folder}/rejects/".lstrip("/")) for path in whole)
+    assert killed(place, "killed", folder=f"/{margin}", units=margins)
+    assert killed(place, "killed", folder=folder, units=tiles)
     said = place.run("killed")
     assert "going on:" in said
     assert place.contents("killed") == whole
-    verify.run(VerifySettings(catalogue=f"{root}/killed"))
-    options = {"anon": False} if on_s3 else {}
-    assert is_valid_catalog(UPath(f"{root}/killed", **options), strict=True)
+    verify.run(VerifySettings(catalogue=f"{place.root}/killed"))
+    options = {"anon": False} if place.environment else {}
+    assert is_valid_catalog(UPath(f"{place.root}/killed", **options), strict=True)
+
+
+@pytest.fixture(params=["local", "S3"])
+def place(request, tmp_path, s3) -> Place:
+    if request.param == "S3":
+        return Place(request.getfixturevalue("s3_uri"), s3.environment())
+    return Place(str(tmp_path), {})
+
+
+def test_killed_twice(place):
+    write_sky(f"{place.root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.4)), limit=ROWS)
+    place.run("whole")
+    killed_twice(place, "avader_10arcs", "")
+
+
+def test_killed_twice_as_it_grows(place):
+    table = at(patch(1200, ra=45, dec=0, width=0.25))
+    write_sky(f"{place.root}/sky", numbered(table, 0, 400), limit=ROWS)
+    place.run("whole")
+    before = place.contents("whole")
+    for path, data in before.items():
+        storage.write_bytes(f"{place.root}/killed/{path}", data)
+    grow_sky(f"{place.root}/sky", numbered(table, 400), limit=ROWS)
+    place.run("whole")
+    killed_twice(place, "avader_10arcs_000002", "/increments/000002")
+    after = place.contents("killed")
+    assert all(after[path] == before[path] for path in before if path.endswith(".parquet"))

@@ -9,7 +9,7 @@ from astropy.coordinates import SkyCoord, angular_separation
 from avader.api import open_catalogue
 from avader.config import HatsSettings
 from avader.pipelines import hats
-from tests.skies import at, jittered, patch, write_sky
+from tests.skies import at, grow_sky, jittered, numbered, patch, write_sky
 
 # Of pandas, for how lsdb and what it stands on use it; and of lsdb, for its coming defaults.
 pytestmark = [
@@ -26,13 +26,22 @@ def folder(tmp_path_factory, ray_session):
     return tmp_path_factory.mktemp("skies")
 
 
-def collection(folder, name: str, positions: np.ndarray, *, rows: int, **given) -> str:
-    """A HATS collection of rows at positions; its URI. The rows' ids are their numbers."""
-    sky = write_sky(folder / f"{name}-sky", at(positions), limit=60)
-    out = str(folder / name)
-    hats.run(
-        HatsSettings(catalogue=sky, out=out, name=name, rows_per_pixel=rows, workers=2, **given)
+def collection(
+    folder, name: str, positions: np.ndarray, *, rows: int, later: int | None = None, **given
+) -> str:
+    """A HATS collection of rows at positions; its URI. The rows' ids are their numbers.
+
+    later: number of the first row that comes once the others are there.
+    """
+    out, table = str(folder / name), at(positions)
+    sky = write_sky(folder / f"{name}-sky", numbered(table, 0, later), limit=60)
+    settings = HatsSettings(
+        catalogue=sky, out=out, name=name, rows_per_pixel=rows, workers=2, **given
     )
+    hats.run(settings)
+    if later is not None:
+        grow_sky(sky, numbered(table, later), limit=60)
+        hats.run(settings)
     return out
 
 
@@ -44,6 +53,19 @@ def crowd() -> np.ndarray:
 def sky(folder) -> str:
     far = patch(40, ra=200, dec=60, width=20, seed=1)
     return collection(folder, "sky", np.concatenate([crowd(), far], axis=1), rows=300)
+
+
+@pytest.fixture(scope="module")
+def grown(folder) -> str:
+    """The same rows, of which a half came later: in tiles that were there, and beside them."""
+    far = patch(40, ra=200, dec=60, width=20, seed=1)
+    everywhere = np.concatenate([far[:, :20], crowd(), far[:, 20:]], axis=1)
+    return collection(folder, "grown", everywhere, rows=150, later=470)
+
+
+@pytest.fixture(params=["sky", "grown"])
+def either(request) -> str:
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +89,11 @@ def computed(catalogue):
     return catalogue.compute(progress_bar=False)
 
 
-def test_a_collection_opens_with_its_margin(lsdb, sky):
-    opened = lsdb.open_catalog(sky)
+def test_a_collection_opens_with_its_margin(lsdb, either):
+    opened = lsdb.open_catalog(either)
     assert opened.hc_structure.catalog_info.total_rows == 940
     assert opened.margin.hc_structure.catalog_info.margin_threshold == 10
-    found, wanted = computed(opened), open_catalogue(sky).to_pandas().set_index("_healpix_29")
+    found, wanted = computed(opened), open_catalogue(either).to_pandas().set_index("_healpix_29")
     assert list(found.columns) == list(wanted.columns)
     found, wanted = (frame.sort_values("object_id") for frame in (found, wanted))
     for name in ("object_id", "ra", "component"):
@@ -83,15 +105,15 @@ def test_a_collection_opens_with_its_margin(lsdb, sky):
     ("ra", "dec", "arcsec"),
     [(*CENTRE, 90), (CENTRE[0] + 0.01, CENTRE[1] + 0.03, 60), (200.0, 60.0, 30_000)],
 )
-def test_a_cone_holds_what_is_near(lsdb, sky, ra, dec, arcsec):
-    frame = open_catalogue(sky).to_pandas()
+def test_a_cone_holds_what_is_near(lsdb, either, ra, dec, arcsec):
+    frame = open_catalogue(either).to_pandas()
     apart = SkyCoord(ra, dec, unit="deg").separation(SkyCoord(frame.ra, frame.dec, unit="deg"))
     wanted = frame.object_id[apart.arcsec <= arcsec]
     assert 10 < len(wanted) < 500
     cone = lsdb.ConeSearch(ra, dec, arcsec)
     for found in (
-        lsdb.open_catalog(sky).cone_search(ra, dec, arcsec),
-        lsdb.open_catalog(sky, search_filter=cone, columns=["object_id"]),
+        lsdb.open_catalog(either).cone_search(ra, dec, arcsec),
+        lsdb.open_catalog(either, search_filter=cone, columns=["object_id"]),
     ):
         assert sorted(computed(found).object_id) == sorted(wanted)
 
@@ -122,10 +144,23 @@ def matched(lsdb, left: str, right: str) -> set[tuple[str, str]]:
     return set(both)
 
 
-def test_a_cross_match_is_right_at_the_edges(lsdb, other, sky):
-    wanted = pairs(other, sky)
+def test_a_cross_match_is_right_at_the_edges(lsdb, other, either):
+    wanted = pairs(other, either)
     assert 900 < len(wanted) < 1300
-    assert matched(lsdb, other, sky) == wanted
+    assert matched(lsdb, other, either) == wanted
+
+
+def test_statistics_of_tiles_of_several_files(lsdb, grown):
+    """By the hats library, from what stands in for its own file of them."""
+    opened = lsdb.open_catalog(grown)
+    found = opened.per_partition_statistics(include_columns=["ra"])
+    assert found["ra: row_count"].sum() == 940
+    frame = open_catalogue(grown).to_pandas(["ra", "dec"])
+    limits = opened.aggregate_column_statistics(include_columns=["ra", "dec"])
+    for name in ("ra", "dec"):
+        assert limits["min_value"][name] == frame[name].min()
+        assert limits["max_value"][name] == frame[name].max()
+    assert len(opened.random_sample(50, seed=1)) == 50
 
 
 @pytest.mark.filterwarnings("ignore:Right catalog does not have a margin cache:RuntimeWarning")

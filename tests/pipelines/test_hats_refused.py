@@ -9,7 +9,8 @@ from avader.config import HatsSettings
 from avader.errors import InputError
 from avader.io.manifest import read_manifest
 from avader.pipelines import hats
-from avader.pipelines.tiling.work import join_parts, sky_parts, tile_unit
+from avader.pipelines.tiling.versions import sky_parts
+from avader.pipelines.tiling.work import join_parts, tile_unit
 from tests.catalogues import classified, write_folder
 from tests.skies import UNPLACED, at, parts_of, patch, write_parts, write_sky
 
@@ -57,7 +58,7 @@ def test_rows_that_are_not_in_order(tmp_path, parts, how):
     elif how == "elsewhere":
         parts[first], parts[second] = parts[second], parts[first]
     held = read_manifest(write_parts(tmp_path / "sky", parts))
-    pixel, part = next(iter(sky_parts(held).items()))
+    pixel, part = next(iter(sky_parts(held.uri, [held])[0].items()))
     unit = tile_unit(pixel, [part])
     if how == "as they are":
         assert join_parts(held.uri, unit, None).table.equals(parts[first])
@@ -68,7 +69,7 @@ def test_rows_that_are_not_in_order(tmp_path, parts, how):
 
 def test_a_part_that_was_changed(tmp_path, parts):
     held = read_manifest(write_parts(tmp_path / "sky", parts))
-    unit = tile_unit(Pixel(0, 4), list(sky_parts(held).values()))
+    unit = tile_unit(Pixel(0, 4), list(sky_parts(held.uri, [held])[0].values()))
     path = tmp_path / "sky" / unit.inputs["parts"][1]["path"]
     path.write_bytes((tmp_path / "sky" / unit.inputs["parts"][0]["path"]).read_bytes())
     with pytest.raises(InputError, match="as its manifest lists it, got other bytes"):
@@ -79,7 +80,8 @@ def test_a_part_that_was_changed(tmp_path, parts):
     ("given", "message"),
     [
         (["--name", "two words"], "--name: wanted a letter, then letters, digits"),
-        (["--name", "rejects"], "not rejects, which is taken, got 'rejects'"),
+        (["--name", "rejects"], "and not rejects, increments, versions, which are taken, got"),
+        (["--name", "increments"], "which are taken, got 'increments'"),
         (["--margin", "61"], "--margin: wanted less than or equal to 60"),
         (["--margin", "-1"], "--margin: wanted greater than or equal to 0"),
         (["--rows-per-pixel", "0"], "--rows-per-pixel: wanted greater than 0"),

@@ -3,7 +3,9 @@
 Apart from the work on tiles, since the hats library takes seconds to load.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from avader.catalogue import schema, tiles
@@ -12,68 +14,85 @@ from avader.catalogue.provenance import BIBCODE, DOI_URL
 from avader.io import hats
 from avader.io.export import About
 from avader.io.manifest import Manifest
+from avader.pipelines.tiling.versions import Part
 from avader.pipelines.tiling.work import tile_of
-from avader.plan import Receipt
 
 TITLE = "Morphological components of galaxies (avader)"
 
 
 def finish_collection(
-    out: str, held: Manifest, receipts: Sequence[Receipt], *, name: str, margin: str | None
+    out: str, held: Manifest, parts: Sequence[Part], *, name: str, margin: str | None
 ) -> list[dict[str, str]]:
     """Write the files of the catalogue and the collection; path and SHA-256 of each.
 
-    held: the classified catalogue. name, margin: the folders of the catalogue and its margin.
+    held: the classified catalogue. parts: as the collection's manifests list them, in order of
+    increment. name, margin: the folders of the catalogue and its margin.
     """
-    folder = f"{name}/"
-    properties = {"catalog_name": name, "catalog_type": "object"}
+    properties = {
+        "catalog_name": name,
+        "catalog_type": "object",
+        "skymap_order": hats.SKYMAP_ORDER,
+        "npix_suffix": "/",
+    }
     own = hats.write_catalogue(
         out,
-        folder,
-        _places(receipts, folder),
+        f"{name}/",
+        _files(parts),
         about=_about(held, TITLE),
-        properties=properties | _properties(held, receipts) | {"skymap_order": hats.SKYMAP_ORDER},
+        properties=properties | _properties(held, parts),
     )
     return [*own, *hats.write_collection(out, name=name, margin=margin)]
 
 
 def finish_margin(
-    out: str, held: Manifest, receipts: Sequence[Receipt], *, name: str, arcsec: float
+    out: str, held: Manifest, parts: Sequence[Part], *, name: str, arcsec: float
 ) -> list[dict[str, str]]:
     """Write the files of a margin; path and SHA-256 of each.
 
-    held: the classified catalogue. name: of the HATS catalogue whose margin it is.
+    held: the classified catalogue. parts: as the margin's manifest lists them. name: of the HATS
+    catalogue whose margin it is.
     """
     title = f"{TITLE}: rows within {arcsec:g} arcsec of each tile"
     properties = {"catalog_name": out.rpartition("/")[2], "catalog_type": "margin"}
     return hats.write_catalogue(
         out,
         "",
-        _places(receipts, ""),
+        _files(parts),
         about=_about(held, title),
         properties=properties
-        | _properties(held, receipts)
+        | _properties(held, parts)
         | {"primary_catalog": name, "margin_threshold": arcsec},
     )
 
 
-def _places(receipts: Sequence[Receipt], folder: str) -> dict[Pixel, str]:
-    """Path of each tile's rows below the output folder."""
-    names = [receipt.unit for receipt in receipts]
-    return {tile_of(name): tiles.dataset_path(folder, name) for name in names}
+def _files(parts: Sequence[Part]) -> dict[Pixel, list[str]]:
+    """Paths of each tile's files, in order of increment; tiles in nested order."""
+    found: dict[Pixel, list[str]] = {}
+    for part in parts:
+        found.setdefault(_tile(part), []).append(part["path"])
+    return {tile: found[tile] for tile in tiles.in_order(found)}
 
 
-def _properties(held: Manifest, receipts: Sequence[Receipt]) -> dict[str, Any]:
+def _tile(part: Part) -> Pixel:
+    return tile_of(PurePosixPath(part["rejects_path"]).stem)
+
+
+def _properties(held: Manifest, parts: Sequence[Part]) -> dict[str, Any]:
     """Properties of a HATS catalogue: its columns and sizes, where it comes from, whom to cite."""
+    rows: Counter[Pixel] = Counter()
+    for part in parts:
+        rows[_tile(part)] += part["rows"]
+    # Of several files each is sorted, and not all together.
+    order = {"hats_cols_sort": "_healpix_29"} if len(rows) == len(parts) else {}
     return {
-        "total_rows": sum(receipt.rows for receipt in receipts),
-        "hats_max_rows": max(receipt.rows for receipt in receipts),
-        "hats_estsize": sum(receipt.size for receipt in receipts) // 1024,
+        **order,
+        "total_rows": rows.total(),
+        "hats_max_rows": max(rows.values()),
+        "hats_estsize": sum(part["size"] for part in parts) // 1024,
         "ra_column": "ra",
         "dec_column": "dec",
         "healpix_column": "_healpix_29",
         "healpix_order": SPATIAL_ORDER,
-        "hats_cols_sort": "_healpix_29",
         "hats_cols_survey_id": "object_id",
         "obs_title": TITLE,
         "prov_progenitor": f"avader catalogue, manifest sha256 {held.digest}, "

@@ -4,49 +4,21 @@ The largest tile is held in a worker three times: as the bytes of its parts, as 
 bytes of its file; of a margin, the positions of a few parts and the rows that are wanted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import PurePosixPath
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from avader.catalogue import rows, tiles
+from avader.catalogue import rows
 from avader.catalogue.margins import Margin
 from avader.catalogue.pixels import Pixel, named_pixel
 from avader.errors import InputError
-from avader.io import shards, storage
-from avader.io.manifest import Manifest
+from avader.io import shards
 from avader.pipelines.stages import UnitRows
+from avader.pipelines.tiling.versions import Part
 from avader.plan import Unit
-
-Part = Mapping[str, Any]
-"""A part of the catalogue as its manifest lists it."""
-
-
-def sky_parts(held: Manifest) -> dict[Pixel, Part]:
-    """The parts of a catalogue that have rows, by pixel, in nested order.
-
-    Raises InputError where they are not pixels of the sky.
-    """
-    where = storage.public_uri(held.uri)
-    again = "pack its cutouts again with positions (ra, dec), and classify them"
-    found = {}
-    for part in (part for part in held.parts if part["rows"]):
-        pixel = named_pixel(PurePosixPath(part["path"]).stem)
-        if pixel is None:
-            raise InputError(
-                f"wanted a catalogue whose parts are pixels of the sky, got {where} with "
-                f"{part['path']}; {again}"
-            )
-        found[pixel] = part
-    if not found:
-        raise InputError(f"wanted a catalogue with rows, got {where} without any")
-    if pair := tiles.overlapping(found):
-        names = " and ".join(found[pixel]["path"] for pixel in pair)
-        raise InputError(f"wanted parts that do not overlap, got {names} in {where}; {again}")
-    return {pixel: found[pixel] for pixel in tiles.in_order(found)}
 
 
 def tile_unit(tile: Pixel, parts: Sequence[Part]) -> Unit:
@@ -82,7 +54,10 @@ def join_parts(uri: str, unit: Unit, _: None) -> UnitRows:
 
 
 def gather_margin(uri: str, arcsec: float, columns: Sequence[str], unit: Unit, _: None) -> UnitRows:
-    """The rows of a tile's margin, from the parts around it; positions are read first."""
+    """The rows of a tile's margin, from the parts around it; positions are read first.
+
+    Sorted by `_healpix_29`: of one pixel there may be parts of several increments.
+    """
     margin = Margin(tile_of(unit.name), arcsec)
 
     def rows_of(part: Part) -> pa.Table:
@@ -91,4 +66,5 @@ def gather_margin(uri: str, arcsec: float, columns: Sequence[str], unit: Unit, _
     # Several at once: a part of a far storage is many small requests, one after another.
     with ThreadPoolExecutor(shards.READERS) as pool:
         table = pa.concat_tables(pool.map(rows_of, unit.inputs["parts"]))
+    table = table.take(np.argsort(table["_healpix_29"].to_numpy(), kind="stable"))
     return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))

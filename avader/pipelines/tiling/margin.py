@@ -1,0 +1,102 @@
+"""The margin of a version of the catalogue: a folder of its own within the collection's."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from avader.catalogue import tiles
+from avader.catalogue.margins import Margin
+from avader.catalogue.pixels import Pixel
+from avader.catalogue.provenance import provenance
+from avader.config import HatsSettings
+from avader.io import growth, manifest, shards, storage
+from avader.io.manifest import Manifest
+from avader.pipelines.dry_run import Trial
+from avader.pipelines.progress import Progress, say
+from avader.pipelines.stages import Stage
+from avader.pipelines.tiling.versions import Version, common_settings
+from avader.pipelines.tiling.work import gather_margin, tile_unit
+from avader.pipelines.units import finish_folder
+from avader.plan import Plan, Receipt
+
+
+def make_margin(settings: HatsSettings, version: Version) -> Manifest | None:
+    """Make the margin's folder; None where no part is near another tile."""
+    plan = _plan(settings, version)
+    if not plan.units:
+        say(f"no margin: no part is within {settings.margin:g} arcsec of another tile")
+        return None
+    own = settings.model_copy(
+        update={"out": storage.join(settings.out, margin_name(settings, version))}
+    )
+    columns = shards.read_schema(version.uri, plan.units[0].inputs["parts"][0]["path"]).names
+    gather = partial(gather_margin, version.uri, settings.margin, columns)
+    finish_folder(
+        plan,
+        own,
+        opening=f"finding the rows within {settings.margin:g} arcsec of {len(plan.units):,} tiles",
+        prepare=lambda: [Stage("gather", partial(partial, gather), pooled=True)],
+        trial=Trial(0, 0),
+        progress=Progress("found", None, noun="rows"),
+        finish=partial(_finish, settings, storage.absolute(own.out), plan, version.whole),
+        provenance=provenance(
+            catalogue=plan.settings["catalogue"], classification=version.whole.provenance
+        ),
+    )
+    return manifest.read_manifest(storage.absolute(own.out), kind="margin")
+
+
+def margin_name(settings: HatsSettings, version: Version) -> str:
+    """The folder of the margin, as HATS collections name them; with a number after the first.
+
+    Each version has its own, which stays as it is: later tiles may begin where earlier margins of
+    empty sky end.
+    """
+    name = f"{settings.name}_{settings.margin:g}arcs"
+    return name if version.number == 1 else f"{name}_{version.number:06d}"
+
+
+def _plan(settings: HatsSettings, version: Version) -> Plan:
+    """A unit for each tile with parts around it, and for each such pixel without rows of its own.
+
+    There another catalogue may have what matches a row of this one across the edge.
+    """
+    parts = version.around
+    listed, spans = list(parts.values()), np.array([pixel.span for pixel in parts])
+    around = {tile: Margin(tile, settings.margin).among(spans) for tile in _whole_sky(version)}
+    own = {"name": settings.name, "margin": settings.margin}
+    return Plan(
+        kind="margin",
+        settings={**common_settings(version.whole), **_origin(version), **own},
+        units=tuple(
+            tile_unit(tile, [part for at in near for part in listed[at]])
+            for tile, near in around.items()
+            if len(near)
+        ),
+        place=partial(tiles.dataset_path, ""),
+    )
+
+
+def _whole_sky(version: Version) -> list[Pixel]:
+    """Tiles, and between them the pixels that have none, in nested order."""
+    return tiles.in_order([*version.tiles, *tiles.absent(version.tiles)])
+
+
+def _origin(version: Version) -> Mapping[str, Any]:
+    """The cutouts that several increments were made from."""
+    if version.number == 1:
+        return {}
+    return {"data": [digest for one in version.increments for digest in growth.data_of(one)]}
+
+
+def _finish(
+    settings: HatsSettings, out: str, plan: Plan, whole: Manifest, receipts: Sequence[Receipt]
+) -> dict[str, Any]:
+    """Write the margin's own files; facts of its manifest."""
+    from avader.pipelines.tiling.files import finish_margin
+
+    parts = manifest.listed(out, plan, receipts)
+    files = finish_margin(out, whole, parts, name=settings.name, arcsec=settings.margin)
+    return {**whole.facts, "files": files}
