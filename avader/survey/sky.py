@@ -58,7 +58,8 @@ def _count(part: Unit) -> tuple[Numbers, Numbers]:
 class _Cut:
     """A source, the pixels that it is cut into, in nested order, and the most objects of a unit.
 
-    Row groups count from 0 over all tables, and pixels from 1: 0 stands for no position.
+    Row groups count from 0 over all tables, and pixels from 1: 0 stands for no position. What
+    every unit needs is made once, since there may be 10^5 of them.
     """
 
     source: Source
@@ -80,6 +81,11 @@ class _Cut:
     def paths(self) -> list[str]:
         """The tables below the source's root."""
         return self.source.paths
+
+    @cached_property
+    def shared(self) -> dict[str, Any]:
+        """What the inputs of all units say alike."""
+        return self.source.shared_inputs
 
     @cached_property
     def spans(self) -> Numbers:
@@ -115,7 +121,7 @@ class _Cut:
 
     def _unit(self, name: str, span: tuple[int, int], groups: Numbers, counts: Numbers) -> Unit:
         inputs = {"span": list(span), "count": int(counts.sum()), "pieces": self._pieces(groups)}
-        return Unit(name, self.source.shared_inputs | inputs)
+        return Unit(name, self.shared | inputs)
 
     def _pieces(self, groups: Numbers) -> list[list[Any]]:
         """Row groups, in order, as units list them; neighbours of one table as one piece."""
