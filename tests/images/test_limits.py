@@ -100,7 +100,7 @@ class TestMemory:
 SLOW = {
     "png": many_chunks(90_000),
     "jpeg": padded_jpeg(300_000),
-    "exif": growing_exif(100_000),
+    "exif": growing_exif(60_000),
     "gzip": gzipped(b"SIMPLE  =") + gzipped(b"") * 19_000,
     "fits": many_headers(99, blocks=19),
 }
