@@ -82,7 +82,8 @@ def _plan(settings: HatsSettings, version: Version) -> Plan:
     parts, file = version.parts[-1], f"/{version.number:06d}.parquet"
     return Plan(
         kind="hats",
-        settings={**common_settings(version.increments[-1]), **asked},
+        # The suffix keeps collections apart whose tiles were files, as they once were.
+        settings={**common_settings(version.increments[-1]), **asked, "npix_suffix": "/"},
         units=tuple(
             tile_unit(tile, [parts[pixel] for pixel in inner])
             for tile, inner in version.cuts[-1].items()

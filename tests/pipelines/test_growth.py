@@ -5,13 +5,14 @@ import logging
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hats.io.validation import is_valid_catalog
 
 import avader
 from avader.catalogue.pixels import named_pixel
-from avader.config import ClassifySettings, PackSettings, VerifySettings
+from avader.config import ClassifySettings, HatsSettings, PackSettings, VerifySettings
 from avader.errors import InputError
 from avader.io import growth, storage
-from avader.pipelines import classify, pack, verify
+from avader.pipelines import classify, hats, pack, verify
 from avader.recipe import Preprocessing
 from tests.tiny import PREPROCESSING, png_bytes, write_table, write_tiny_model
 
@@ -59,6 +60,16 @@ def test_the_catalogue_is_of_both(grown):
     assert packed.totals == {"rows_in": FIRST + LATER, "rows": FIRST + LATER - 3, "rejects": 3}
     for folder in (data, out):
         verify.run(VerifySettings(catalogue=folder))
+
+
+def test_a_hats_collection_is_of_both(grown, tmp_path):
+    _, out, *_ = grown
+    collection = str(tmp_path / "hats")
+    hats.run(HatsSettings(catalogue=out, out=collection, rows_per_pixel=20))
+    verify.run(VerifySettings(catalogue=collection))
+    assert is_valid_catalog(collection, strict=True)
+    wanted, found = (avader.open_catalogue(uri).to_arrow() for uri in (out, collection))
+    assert found.sort_by("object_id").equals(wanted.sort_by("object_id"))
 
 
 def test_what_was_there_is_refused_by_name(grown):

@@ -191,6 +191,7 @@ def test_the_same_command_again_does_nothing(grown, caplog):
         made(catalogue, out, rows_per_pixel=151)
 
 
+@pytest.mark.long
 def test_made_at_once_it_is_the_same(grown, tmp_path):
     """Both increments by one command, where none was there before."""
     catalogue, out, _ = grown
