@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.coordinates import angular_separation
 
 import avader
 from avader.catalogue.pixels import healpix_29
@@ -78,21 +79,32 @@ def test_verified_and_reported(galaxies, published, tmp_path):
     assert all(source.startswith("data:image/") for source in sources)
 
 
-def test_positions_are_carried(real_data, published, tmp_path):
-    """The 7,911 cutouts with positions; many are stars or empty sky, so no score is asked."""
-    source = real_data / "sdss_cutouts_200.parquet"
-    data, catalogue = str(tmp_path / "packed"), str(tmp_path / "catalogue")
-    packing = ["--source", str(source), "--like", published, "--preprocessing.crop", "0"]
+@pytest.fixture(scope="module")
+def sky(real_data, published, tmp_path_factory) -> dict[str, str]:
+    """Folders of 1,500 SDSS cutouts packed by pixels, classified, and made a HATS collection."""
+    folder = tmp_path_factory.mktemp("sky")
+    names = ("source.parquet", "packed", "catalogue", "hats")
+    source, data, catalogue, hats = (str(folder / name) for name in names)
+    pq.write_table(pq.read_table(real_data / "sdss_cutouts_200.parquet").slice(0, 1500), source)
+    packing = ["--source", source, "--like", published, "--preprocessing.crop", "0"]
     assert main(["pack", *packing, "--out", data]) == 0
     classifying = ["--model", published, "--data", data, "--accept-mismatch", "crop"]
     assert main(["classify", *classifying, "--no-reconstruction", "--out", catalogue]) == 0
-    assert main(["verify", "--catalogue", catalogue]) == 0
-    opened = avader.open_catalogue(catalogue)
-    original = pq.read_table(source, columns=["object_id", "ra", "dec"])
-    assert opened.manifest.totals["rows_in"] == original.num_rows == 7911
+    assert main(["hats", "--catalogue", catalogue, "--rows-per-pixel", "400", "--out", hats]) == 0
+    return {"source": source, "packed": data, "catalogue": catalogue, "hats": hats}
+
+
+def test_positions_are_carried(sky):
+    """Many of these cutouts are stars or empty sky, so no score is asked."""
+    assert main(["verify", "--catalogue", sky["catalogue"]]) == 0
+    opened = avader.open_catalogue(sky["catalogue"])
+    original = pq.read_table(sky["source"], columns=["object_id", "ra", "dec"])
+    packed = avader.open_catalogue(sky["packed"])
+    assert packed.manifest.totals["rows_in"] == original.num_rows == 1500
+    assert opened.manifest.totals["rows_in"] == packed.manifest.totals["rows"] > 1400
     table = opened.to_arrow(["object_id", "ra", "dec", "_healpix_29", "reconstruction_error"])
     refused = set(opened.rejects()["object_id"].to_pylist())
-    refused |= set(avader.open_catalogue(data).rejects()["object_id"].to_pylist())
+    refused |= set(packed.rejects()["object_id"].to_pylist())
     kept = original.filter(
         pa.array([name not in refused for name in original["object_id"].to_pylist()])
     )
@@ -102,6 +114,22 @@ def test_positions_are_carried(real_data, published, tmp_path):
     np.testing.assert_array_equal(table["_healpix_29"].to_numpy(), healpix_29(ra, dec))
     assert (np.diff(table["_healpix_29"].to_numpy()) >= 0).all()
     assert table["reconstruction_error"].null_count == table.num_rows
+
+
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
+def test_lsdb_finds_what_lies_in_a_cone(sky):
+    import dask
+    import lsdb
+
+    table = avader.open_catalogue(sky["catalogue"]).to_arrow(["object_id", "ra", "dec"])
+    ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
+    centre, radius = (ra[700], dec[700]), 3.0  # degrees
+    with dask.config.set(scheduler="synchronous"):
+        found = lsdb.open_catalog(sky["hats"]).cone_search(*centre, radius * 3600).compute()
+    far = np.degrees(angular_separation(*map(np.radians, (*centre, ra, dec))))
+    wanted = np.array(table["object_id"].to_pylist())[far <= radius]
+    assert sorted(found["object_id"]) == sorted(wanted)
+    assert len(wanted) >= 2
 
 
 def test_the_import_is_the_file_s_own(real_data, published):

@@ -21,7 +21,7 @@ from tests.tiny import write_table, write_tiny_model
 # Slow enough that a run lasts some seconds after its workers are up.
 NETWORK = Network(size=64, latent=3, filters=(32, 32), kernels=(5, 5), decoder_kernels=(5, 3))
 PREPROCESSING = Preprocessing(size=64)
-COUNT, ROWS = 300, 10
+COUNT, ROWS = 200, 10
 
 
 class Place:

@@ -79,19 +79,21 @@ def killed_twice(place: Place, margin: str, folder: str) -> None:
     assert is_valid_catalog(UPath(f"{place.root}/killed", **options), strict=True)
 
 
-@pytest.fixture(params=["local", "S3"])
+@pytest.fixture
 def place(request, tmp_path, s3) -> Place:
     if request.param == "S3":
         return Place(request.getfixturevalue("s3_uri"), s3.environment())
     return Place(str(tmp_path), {})
 
 
+@pytest.mark.parametrize("place", ["S3"], indirect=True)
 def test_killed_twice(place):
     write_sky(f"{place.root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.4)), limit=ROWS)
     place.run("whole")
     killed_twice(place, "avader_10arcs", "")
 
 
+@pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_killed_twice_as_it_grows(place):
     table = at(patch(1200, ra=45, dec=0, width=0.25))
     write_sky(f"{place.root}/sky", numbered(table, 0, 400), limit=ROWS)
