@@ -64,6 +64,15 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory.
+
+    Not by getrusage, which counts what its parent had too.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def machine() -> str:
     """The machine in a few words."""
     described = Path("/proc/cpuinfo")

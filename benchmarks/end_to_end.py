@@ -48,7 +48,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = _model(folder / "model")
+        model = write_published_sizes(folder / "model")
         for verb, times in {
             "pack": _pack(table, folder),
             "classify": _classify(model, folder, count),
@@ -63,7 +63,7 @@ def main() -> None:
     last_line(images=count, cutouts=origin, ray_start_s=ray_start, machine=machine(), **figures)
 
 
-def _model(folder: Path) -> str:
+def write_published_sizes(folder: Path) -> str:
     """The published network's sizes with random weights: speed does not depend on them."""
     torch.manual_seed(0)
     model = VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4)

@@ -24,6 +24,18 @@ def descendants(name: bytes) -> list[int]:
     return [pid for pid in found if name in names[pid]]
 
 
+def peak_memory(pid: int | str = "self") -> int:
+    """The most bytes that a process has had in memory; 0 where it is gone.
+
+    Not by getrusage, which counts what its parent had when it was begun.
+    """
+    try:
+        lines = Path("/proc", str(pid), "status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+
+
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds

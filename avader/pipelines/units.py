@@ -5,6 +5,7 @@ itself, so that rows never pass through the driver, and gives back a receipt. A 
 repeated with the same command. A unit that fails again and again is set aside, and all others done.
 """
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -242,6 +243,7 @@ def _outcomes(units: Sequence[Unit], flow: Flow, *, low: int) -> Iterator[Outcom
                 raise outcome
             if outcome is None:
                 running -= 1
+                gc.collect()  # Ray Data leaves a wave's objects in cycles
             else:
                 left -= 1
                 yield outcome

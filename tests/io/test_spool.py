@@ -18,17 +18,16 @@ from tests.catalogue.test_repeats import plain
 
 NAMES = st.none() | st.text("ab1", max_size=4)
 LARGE = """
-import json, resource, time
+import json
+import time
 from avader.catalogue.repeats import id_digests
 from avader.io.spool import IdSpool
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+from tests.processes import peak_memory
 
 count, step = 10**7, 10**4
 with IdSpool() as spool:
     spool.add(id_digests(["warm"]))
-    before, began = peak(), time.perf_counter()
+    before, began = peak_memory(), time.perf_counter()
     for start in range(0, count, step):
         numbers = range(start, start + step)
         if start == count - step:  # the last 10,000 have the ids of 0, 5, 10, ...
@@ -36,9 +35,8 @@ with IdSpool() as spool:
         spool.add(id_digests([f"{10**17 + number}" for number in numbers]))
     found = sorted(spool.repeats())
 wanted = [(1 + count - step + n, 1 + 5 * n) for n in range(step)]
-print(json.dumps({
-    "right": found == wanted, "MB": peak() - before, "seconds": time.perf_counter() - began
-}))
+grown, took = peak_memory() - before, time.perf_counter() - began
+print(json.dumps({"right": found == wanted, "MB": grown / 1e6, "seconds": took}))
 """
 
 

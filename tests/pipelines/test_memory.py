@@ -17,6 +17,7 @@ from avader.errors import InputError
 from avader.pipelines.memory import MIB, WORKER, Need, workers_with_room
 from avader.recipe import Network, Preprocessing
 from tests.pipelines.packed import write_packed
+from tests.processes import descendants, peak_memory
 from tests.tiny import write_tiny_model
 
 PREPROCESSING = Preprocessing(size=64)
@@ -54,33 +55,6 @@ class TestRoom:
         assert workers_with_room([{"CPU": 16, "GPU": 2, "memory": 2 * need.total}], need) == 2
 
 
-def status(process: Path) -> dict[str, str]:
-    """What the system tells of a process; nothing where it has gone."""
-    try:
-        lines = (process / "status").read_text().splitlines()
-    except OSError:
-        return {}
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-
-def worker_peak(ancestor: int) -> int:
-    """The greatest peak, in bytes, of the workers below a process that there are now."""
-    found = {int(path.name): status(path) for path in Path("/proc").glob("[0-9]*")}
-    parents = {pid: int(told.get("PPid", 0)) for pid, told in found.items()}
-
-    def below(pid: int) -> bool:
-        return pid == ancestor or (pid in parents and below(parents[pid]))
-
-    return max(
-        (
-            int(told["VmHWM"].split()[0]) * 1024
-            for pid, told in found.items()
-            if "Map" in told.get("Name", "") and "VmHWM" in told and below(pid)
-        ),
-        default=0,
-    )
-
-
 def run(*command: str) -> tuple[str, int]:
     """What a verb says, and the greatest peak of its workers."""
     job = subprocess.Popen(
@@ -91,7 +65,7 @@ def run(*command: str) -> tuple[str, int]:
     )
     peak = 0
     while job.poll() is None:
-        peak = max(peak, worker_peak(job.pid))
+        peak = max([peak, *map(peak_memory, descendants(b"ray::MapWorker"))])
         time.sleep(0.1)
     assert job.stdout is not None
     said = job.stdout.read()
@@ -225,23 +199,20 @@ def test_units_that_wait_for_a_worker_stay_within_a_quarter_of_the_object_store(
 
 
 NETWORK_PEAK = """
-import resource
 import numpy as np
 import torch
 from avader.inference.engine import Engine
 from avader.model.vade import VaDE
 from avader.pipelines.memory import network_bytes
 from avader.recipe import PUBLISHED_NETWORK
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from tests.processes import peak_memory
 
 torch.set_num_threads(1)
 engine = Engine(VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4), tile=48)
 images = np.zeros((48, PUBLISHED_NETWORK.bands, 128, 128), np.uint8)
-before = peak()
+before = peak_memory()
 engine.decode(engine.encode(images)[0])
-print(peak() - before, network_bytes(PUBLISHED_NETWORK.model_dump(), tile=48))
+print(peak_memory() - before, network_bytes(PUBLISHED_NETWORK.model_dump(), tile=48))
 """
 
 
