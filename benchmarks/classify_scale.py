@@ -178,7 +178,7 @@ def _duplicates(folder: str, count: int) -> Figures:
     before, began = peak_memory(), time.perf_counter()
     found = find_duplicates(units)
     took, growth = time.perf_counter() - began, (peak_memory() - before) / MB
-    assert sum(len(found.of(unit.name)) for unit in units) == REPEATS
+    assert len(found.by_number) == REPEATS
     ray.shutdown()
     print(f"{count:,} ids compared: {took:.1f} s, the driver's peak grew by {growth:.0f} MB")
     return {"ids": count, "ids_s": took, "ids_growth_MB": growth}
@@ -213,7 +213,7 @@ def _finish(plan: Plan, out: str) -> None:
     def stub(unit: Unit, _: None) -> UnitRows:
         return UnitRows(1, pa.table({"unit": [unit.name]}), rows.reject_table([], unit.name))
 
-    stages = [Stage("stub", lambda: stub, pooled=True), write_stage(out)]
+    stages = [Stage("stub", lambda: stub, pooled=True), write_stage(out, plan)]
     finish_units(
         plan, out, stages=stages, pool=Pool(CORES, 0), progress=Progress("done", None), limit=600
     )

@@ -182,7 +182,7 @@ def _difference(held: Mapping[str, Any], plan: Plan) -> str:
     before, now = _flat(held.get("settings", {})), _flat(plan.settings)
     differing = [
         f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
+        for name in sorted((before.keys() | now.keys()) - {"files"})  # a digest tells nobody what
         if before.get(name) != now.get(name)
     ]
     return "; ".join(differing[:8]) or "its input has changed"

@@ -16,6 +16,7 @@ from avader.config import ClassifySettings, PackSettings, VerifySettings
 from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.pipelines import classify, pack, verify
+from avader.pipelines.packing.adding import Increment
 from avader.pipelines.packing.planning import describe_scatter, plan_packing
 from avader.recipe import Preprocessing
 from avader.survey.sky import times_read
@@ -187,7 +188,7 @@ class TestPlan:
     def plan(self, source: str, preprocessing: Preprocessing, **settings):
         settings = PackSettings(source=source, out="out", **settings)
         opened = open_source(source, columns=Columns())
-        return plan_packing(settings, opened, preprocessing, None)
+        return plan_packing(settings, opened, preprocessing, None, Increment("out"))
 
     @pytest.mark.parametrize(
         ("preprocessing", "rows"),
