@@ -106,10 +106,9 @@ def _disturb(round_: Round, world: World, place: Place, out: str, tally: Tally) 
                     break
                 tally.kills[round_.victim] += 1
                 left -= 1
-            code = process.wait(RUN_SECONDS)
+            code, said = process.wait(RUN_SECONDS), process.said()
         if code == 0:
             return
-        said = process.said()
         assert code in (-signal.SIGKILL, UNFINISHED), f"{round_}: exit code {code}\n{said}"
     raise AssertionError(f"{round_}: not finished after {MOST_RUNS} runs\n{said}")
 
