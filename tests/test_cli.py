@@ -82,7 +82,7 @@ def test_a_storage_that_does_not_answer_ends_with_1_and_a_message_alone(capfd, m
     assert main(["verify", "--catalogue", "s3://bucket/catalogue"]) == 1
     s3fs.S3FileSystem.clear_instance_cache()
     shown = capfd.readouterr().err
-    assert shown.startswith("avader verify: cannot read s3://bucket/catalogue/manifest.json: tried")
+    assert shown.startswith("avader verify: cannot read s3://bucket/catalogue/latest.json: tried")
     assert "Traceback" not in shown
 
 

@@ -62,6 +62,7 @@ def test_rows_stay_and_shards_are_cut_anew(grown, tmp_path, ray_session):
     verify.run(VerifySettings(catalogue=out))
 
 
+@pytest.mark.long
 def test_repeated_it_is_the_same(grown, tmp_path, ray_session):
     out = [str(tmp_path / name) for name in ("one", "two")]
     for folder, workers in zip(out, (1, 2), strict=True):
