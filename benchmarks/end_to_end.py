@@ -43,7 +43,7 @@ def main() -> None:
     count = 120 if quick else 4000
     table, origin = cutouts(count)
     ray_start = seconds(
-        lambda: ray.init(num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
+        lambda: ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
     )
     figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -119,7 +119,7 @@ from avader.cli import main
 from avader.pipelines import units
 
 units.WAVE = 3  # several waves, of which the next waits for the memory of the last
-ray.init(num_cpus=4, _memory=2**30, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=4, _memory=2**30, include_dashboard=False, log_to_driver=False)
 for rows in ("10", "20000000"):
     given = ["--model", sys.argv[1], "--count", "80", "--rows-per-shard", rows]
     if rows != "10":
@@ -165,7 +165,8 @@ from avader.pipelines.units import finish_units
 from avader.plan import Plan, Unit
 
 folder = Path(sys.argv[1])
-ray.init(num_cpus=3, object_store_memory=200 * 2**20, include_dashboard=False, log_to_driver=False)
+store = 200 * 2**20
+ray.init("local", num_cpus=3, object_store_memory=store, include_dashboard=False)
 quieten_data()
 
 def read(unit, _):
