@@ -34,6 +34,7 @@ def ray_session() -> Iterator[None]:
     """One local Ray of two cores for the whole test session."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level=logging.ERROR)
+    # "local": else it would join what another session started on this machine.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level=logging.ERROR)
     yield
     ray.shutdown()

@@ -20,6 +20,7 @@ from avader.io import growth, manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.dry_run import Trial
 from avader.pipelines.finished import is_done, say_finished
+from avader.pipelines.memory import joining_need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.tiling.margin import make_margin, margin_name
@@ -72,6 +73,7 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
         progress=Progress("joined", rows, noun="rows"),
         finish=partial(_finish, settings, version, plan, margin),
         provenance=provenance(catalogue=held.digest, classification=held.provenance),
+        need=joining_need(shards.read_schema(held.uri, held.paths[0]), plan.units),
     )
     if written is not None:
         say(f"joined {written.totals['rows']:,} rows into {count:,} tiles: {settings.out}")

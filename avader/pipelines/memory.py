@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from avader.errors import InputError
 from avader.pipelines.progress import size
+from avader.plan import Unit
 
 MIB = 2**20
 WORKER = 512 * MIB
@@ -23,6 +25,8 @@ GPU = 4096 * MIB
 HELPERS, HELPER, HELPER_COPIES = 4, 448 * MIB, 5.0
 """Processes that read and write for a worker with a GPU, and what each of them takes: besides
 itself the file that was read, the unit as a table, pickled, and twice as Ray's block."""
+TEXT = 32
+"""Bytes of an id or a name, its place among the others included."""
 LAYERS = 3
 """A network's memory, as so many layers at the size of the images, of its most filters."""
 
@@ -31,8 +35,8 @@ LAYERS = 3
 class Need:
     """What one worker takes.
 
-    pixels: bytes of its largest unit's pixels. copies: times it holds them at once, at most.
-    besides: bytes of what it computes with. device: "cpu" or "gpu".
+    pixels: bytes of its largest unit's pixels, or rows where it has none. copies: times it holds
+    them at once, at most. besides: bytes of what it computes with. device: "cpu" or "gpu".
     """
 
     pixels: int = 0
@@ -49,7 +53,8 @@ class Need:
         return worker + GPU + HELPERS * (HELPER + round(HELPER_COPIES * self.pixels))
 
     def __str__(self) -> str:
-        return f"about {size(self.total)} of memory, for shards of {size(self.pixels)} of pixels"
+        of = f", for shards of {size(self.pixels)}" if self.pixels else ""
+        return f"about {size(self.total)} of memory{of}"
 
 
 SMALL = Need()
@@ -74,6 +79,24 @@ def packing_need(settings: Mapping[str, Any]) -> Need:
     they came, which are taken to be no larger.
     """
     return Need(pixels=image_bytes(settings) * settings["rows_per_shard"], copies=7.0)
+
+
+def joining_need(schema: pa.Schema, units: Iterable[Unit]) -> Need:
+    """What a worker takes that joins parts: their bytes, their rows twice, and the file.
+
+    units: each with the rows of its parts.
+    """
+    most = max((sum(part["rows"] for part in unit.inputs["parts"]) for unit in units), default=0)
+    return Need(pixels=most * sum(_width(field.type) for field in schema), copies=4.0)
+
+
+def _width(kind: pa.DataType) -> int:
+    """Bytes of a value; a text is taken for a short one."""
+    if isinstance(kind, pa.ExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_fixed_size_list(kind):
+        return int(kind.list_size) * _width(kind.value_type)
+    return kind.bit_width // 8 if pa.types.is_primitive(kind) else TEXT
 
 
 def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:

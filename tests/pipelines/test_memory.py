@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 from avader.errors import InputError
-from avader.pipelines.memory import MIB, WORKER, Need, workers_with_room
+from avader.pipelines.memory import MIB, SMALL, WORKER, Need, joining_need, workers_with_room
+from avader.plan import Unit
 from avader.recipe import Network, Preprocessing
+from tests.catalogues import classified
 from tests.pipelines.packed import write_packed
 from tests.processes import descendants, peak_memory
 from tests.tiny import write_tiny_model
@@ -43,7 +45,7 @@ class TestRoom:
     def test_none(self):
         nodes = [{"CPU": 4.0, "memory": 700 * MIB}, {"CPU": 64.0, "memory": 600 * MIB}]
         message = (
-            r"^a worker wants about 712.0 MiB of memory, for shards of 100.0 MiB of pixels, got "
+            r"^a worker wants about 712.0 MiB of memory, for shards of 100.0 MiB, got "
             r"700.0 MiB that Ray may give on the largest machine; take a machine with more, or "
         )
         with pytest.raises(InputError, match=message):
@@ -224,3 +226,10 @@ def test_what_a_network_computes_with():
     )
     peak, told = map(int, ran.stdout.split())
     assert told / 2 < peak <= told
+
+
+def test_rows_that_are_joined_count_as_arrow_holds_them():
+    table = classified(500)
+    units = [Unit(name, {"parts": [{"rows": rows}]}) for name, rows in (("a", 20), ("b", 500))]
+    assert 0.7 < joining_need(table.schema, units).pixels / table.nbytes < 1.5
+    assert str(SMALL) == "about 512.0 MiB of memory"
