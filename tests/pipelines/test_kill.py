@@ -44,10 +44,6 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     )
     model = write_tiny_model(folder / "model", network=NETWORK, preprocessing=preprocessing)
     return {
-        "pack": [
-            *["pack", "--source", source, "--rows-per-shard", str(ROWS)],
-            *["--preprocessing.size", "64"],
-        ],
         "classify": ["classify", "--model", model, "--data", data],
         "generate": [
             *["generate", "--model", model, "--count", str(COUNT)],
@@ -56,10 +52,7 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "verb",
-    ["classify", *(pytest.param(verb, marks=pytest.mark.long) for verb in ("generate", "pack"))],
-)
+@pytest.mark.parametrize("verb", ["classify", pytest.param("generate", marks=pytest.mark.long)])
 def test_killed_driver(verbs, verb, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(*verbs[verb], "--out", str(whole)), check=True, capture_output=True)
