@@ -181,11 +181,12 @@ def make(unit, before):
     (folder / f"made-{unit.name}").write_text(str(ahead))
     return UnitRows(1, pa.table({"unit": [unit.name]}), rows.reject_table([], unit.name))
 
+plan = Plan("made", {}, tuple(Unit(f"{number:08d}", {}) for number in range(30)))
 finish_units(
-    Plan("made", {}, tuple(Unit(f"{number:08d}", {}) for number in range(30))),
+    plan,
     str(folder),
     stages=[Stage("read", lambda: read), Stage("make", lambda: make, pooled=True),
-            write_stage(str(folder))],
+            write_stage(str(folder), plan)],
     pool=Pool(1, 0, apart=True),
     progress=Progress("made", None),
     limit=100,

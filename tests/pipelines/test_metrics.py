@@ -62,12 +62,15 @@ def test_a_run_is_counted(tmp_path):
         refused = rows.reject_table([rows.Reject("g0", "constant", "all 7")], unit.name)
         return UnitRows(4, pa.table({"unit": [unit.name] * 3}), refused)
 
+    plan = Plan("counted", {}, tuple(Unit(name, {}) for name in ("a", "b", "bad", "deadly")))
+    write = write_stage(str(tmp_path), plan)
+
     def run() -> None:
         with pytest.raises(UnfinishedError, match="1 of 4 units were set aside"):
             finish_units(
-                Plan("counted", {}, tuple(Unit(name, {}) for name in ("a", "b", "bad", "deadly"))),
+                plan,
                 str(tmp_path),
-                stages=[Stage("count", lambda: count, pooled=True), write_stage(str(tmp_path))],
+                stages=[Stage("count", lambda: count, pooled=True), write],
                 pool=Pool(2, 0),
                 progress=Progress("counted", None),
                 limit=60,
