@@ -6,17 +6,6 @@ from avader.pipelines.progress import say
 from avader.plan import Plan
 
 
-def is_finished(plan: Plan, settings: UnitSettings) -> bool:
-    """Whether a plan's folder is finished, which it then says; a dry run is told by itself.
-
-    Raises InputError where the folder holds another plan.
-    """
-    if settings.dry_run or not is_done(plan, settings.out):
-        return False
-    say_finished(settings)
-    return True
-
-
 def is_done(plan: Plan, uri: str) -> bool:
     """Whether a folder holds this plan, finished. Raises InputError where it holds another one."""
     out = storage.absolute(uri)

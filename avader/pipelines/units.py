@@ -131,7 +131,7 @@ def finish_units(
                     counters.set_aside()
                     _check_hope(aside, receipts)
                 else:
-                    receipts[outcome.unit] = outcome.receipt
+                    receipts[outcome.receipt.unit] = outcome.receipt
                     progress.add(outcome.receipt.rows_in, outcome.receipt.rejects)
                     counters.done(outcome.receipt)
         board.say_all()
