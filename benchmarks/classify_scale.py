@@ -44,6 +44,7 @@ from avader.io.models import read_model
 from avader.pipelines import classify, pack
 from avader.pipelines.cluster import Pool, quieten_data
 from avader.pipelines.duplicates import find_duplicates
+from avader.pipelines.memory import share_arenas
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows, write_stage
 from avader.pipelines.units import finish_units
@@ -98,6 +99,7 @@ def _apart(part: Callable[..., Figures], *arguments: object) -> Figures:
 
 
 def _join_ray(address: str) -> None:
+    share_arenas()  # as a verb does
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     quieten_data()
 

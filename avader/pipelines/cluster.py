@@ -14,7 +14,7 @@ import ray
 
 from avader.config import ClusterSettings
 from avader.errors import InputError
-from avader.pipelines.memory import Need, workers_with_room
+from avader.pipelines.memory import Need, share_arenas, workers_with_room
 from avader.pipelines.progress import say
 
 Device = Literal["cpu", "gpu"]
@@ -44,6 +44,7 @@ def cluster(settings: ClusterSettings, need: Need | None = None) -> Iterator[Poo
     """
     begun = not ray.is_initialized()
     if begun:
+        share_arenas()
         _start(settings)
     quieten_data()
     try:

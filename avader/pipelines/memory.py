@@ -5,6 +5,7 @@ than it has room for. The figures are of measured peaks, rounded up (tests/pipel
 measures them again).
 """
 
+import ctypes
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from avader.pipelines.progress import size
 from avader.plan import Unit
 
 MIB = 2**20
+M_ARENA_MAX = -8
+"""glibc's number for it, of mallopt(3)."""
 WORKER = 512 * MIB
 """A process with Ray, torch and a small model, before its first unit."""
 GPU = 4096 * MIB
@@ -114,3 +117,14 @@ def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
             "take a machine with more, or smaller shards (--rows-per-shard of pack and generate)"
         )
     return sum(min(int(node[slot]), room) for node, room in zip(usable, rooms, strict=True))
+
+
+def share_arenas() -> None:
+    """Have the threads that this process begins from now on share two heaps.
+
+    Each wave of units begins new threads; glibc would give each a heap of its own, up to 8 a CPU,
+    and keep what they had: 3 MB more for every 1,000 units. Elsewhere than on glibc, nothing.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 2)

@@ -234,3 +234,34 @@ def test_rows_that_are_joined_count_as_arrow_holds_them():
     units = [Unit(name, {"parts": [{"rows": rows}]}) for name, rows in (("a", 20), ("b", 500))]
     assert 0.7 < joining_need(table.schema, units).pixels / table.nbytes < 1.5
     assert str(SMALL) == "about 512.0 MiB of memory"
+
+
+ARENAS = """
+import ctypes
+import re
+import threading
+from avader.pipelines.memory import share_arenas
+
+share_arenas()
+hold = threading.Event()
+threads = [threading.Thread(target=hold.wait) for _ in range(20)]
+for thread in threads:
+    thread.start()
+libc, path = ctypes.CDLL(None), __import__("sys").argv[1].encode()
+libc.fopen.restype = ctypes.c_void_p
+stream = ctypes.c_void_p(libc.fopen(path, b"w"))
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+hold.set()
+print(len(re.findall("<heap nr=", open(path).read())))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc alone")
+def test_threads_share_two_heaps(tmp_path):
+    def heaps(code: str) -> int:
+        command = [sys.executable, "-c", code, str(tmp_path / "heaps.xml")]
+        return int(subprocess.run(command, capture_output=True, check=True).stdout)
+
+    assert heaps(ARENAS) == 2
+    assert heaps(ARENAS.replace("\nshare_arenas()", "")) > 2
