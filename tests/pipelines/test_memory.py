@@ -107,9 +107,7 @@ def packing(folder: Path) -> list[str]:
 @pytest.mark.parametrize("verb", [classifying, generating, packing])
 def test_a_worker_takes_no_more_than_is_said(tmp_path, verb):
     said, peak = run(*verb(tmp_path), "--out", str(tmp_path / "out"))
-    pattern = (
-        r"1 worker\(s\); each takes about ([\d,.]+) MiB of memory, for shards of 62.5 MiB of p"
-    )
+    pattern = r"1 worker\(s\); each takes about ([\d,.]+) MiB of memory, for shards of 62.5 MiB\b"
     told = float(re.search(pattern, said)[1].replace(",", "")) * MIB
     assert told / 2 < peak <= told
 
@@ -143,8 +141,8 @@ def test_a_machine_with_memory_for_one_worker_gets_one_and_for_none_nothing_is_b
     errors = [line for line in ran.stderr.splitlines() if "Started a local Ray" not in line]
     assert len(errors) == 1
     assert re.match(
-        r"avader generate: a worker wants about 19.6 GiB of memory, for shards of 4.8 GiB of "
-        r"pixels, got 1.0 GiB that Ray may give on the largest machine",
+        r"avader generate: a worker wants about 19.6 GiB of memory, for shards of 4.8 GiB, "
+        r"got 1.0 GiB that Ray may give on the largest machine",
         errors[0],
     )
     assert not Path(f"{out}20000000", "parts").exists()
