@@ -1,10 +1,10 @@
 """One small object that several machines write: created once, replaced only as it was last seen.
 
-S3: conditional PUTs (If-None-Match, If-Match). Local disk: exclusive creation, and a rename under
-a lock on the file that it replaces. Where a storage has neither (S3 servers that answer 501, other
-kinds of storage, a network disk without locks) the object is looked at and then written, and of
-two writers within that moment both may think that they won. Some S3 servers do the same within
-(SeaweedFS 4.48 for If-Match, not for If-None-Match).
+S3: conditional PUTs (If-None-Match, If-Match). Local disk: a hard link, which replaces nothing,
+and a rename under a lock on the file that it replaces. Where a storage has neither (S3 servers
+that answer 501, other kinds of storage, a network disk without locks) the object is looked at and
+then written, and of two writers within that moment both may think that they won. Some S3 servers
+do the same within (SeaweedFS 4.48 for If-Match, not for If-None-Match).
 """
 
 import errno
@@ -120,13 +120,7 @@ def _status(error: OSError) -> int | None:
 
 
 def _create(path: str, data: bytes) -> Seen | None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    try:
-        with open(path, "xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return None
-    return Seen(data)
+    return Seen(data) if local.create(path, data) else None
 
 
 def _write_over(path: str, data: bytes, seen: Seen) -> Seen | None:

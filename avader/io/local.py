@@ -1,12 +1,41 @@
 """Files of the local disk, written whole or not at all."""
 
+import errno
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""What disks without hard links answer."""
 
 
 def write(path: str, chunks: Iterable[bytes]) -> None:
     """Write a file aside under a hidden name, sync it, then rename it over what was there."""
+    with _aside(path, chunks) as aside:
+        os.replace(aside, path)
+
+
+def create(path: str, data: bytes) -> bool:
+    """Write a file where there is none, seen whole or not at all; False where there is one.
+
+    On a disk without hard links a reader may see it while it is written.
+    """
+    with _aside(path, (data,)) as aside:
+        try:
+            os.link(aside, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _create_in_place(path, data)
+    return True
+
+
+@contextmanager
+def _aside(path: str, chunks: Iterable[bytes]) -> Iterator[str]:
+    """A synced file of this content beside the path, gone after the block."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     aside = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
@@ -15,11 +44,19 @@ def write(path: str, chunks: Iterable[bytes]) -> None:
             file.writelines(chunks)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
+        yield aside
+    finally:
         if os.path.exists(aside):
             os.unlink(aside)
-        raise
+
+
+def _create_in_place(path: str, data: bytes) -> bool:
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True
 
 
 def remove_asides(folder: str) -> None:

@@ -38,7 +38,8 @@ def run(settings: ClassifySettings) -> None:
     # Here, since torch and Ray take seconds to load, and a catalogue that is there needs neither.
     from avader.pipelines.classifying import classify
 
-    for at in [at for at in range(len(held)) if not done[at]]:
+    missing = [at for at in range(len(held)) if not done[at]]
+    for at in missing or [len(held) - 1]:
         step = settings.model_copy(update={"out": folders[at]})
         classify(step, plans[at], held[at], model, accepted=differing)
         if not settings.dry_run:

@@ -53,7 +53,7 @@ def run(settings: CompactSettings) -> None:
         f"{len(plan.units):,}",
         prepare=lambda: [Stage("compact", partial(partial, _join, held.uri, schema), pooled=True)],
         trial=Trial(
-            held.totals["rows_in"],
+            held.totals["rows"],
             sum(part["size"] for part in held.parts),
             partial(_trial, held, schema),
         ),

@@ -54,6 +54,38 @@ def test_of_ten_one_creates(uri):
     assert winners == [conditional.read(uri)]
 
 
+def test_nobody_sees_half_of_what_is_created(tmp_path):
+    whole = b"x" * 2**16
+    uris = [str(tmp_path / f"{number}") for number in range(15)]
+
+    def look() -> list[int]:
+        """Length of each object when it was first seen."""
+        lengths = []
+        for uri in uris:
+            while (seen := conditional.read(uri)) is None:
+                pass
+            lengths.append(len(seen.data))
+        return lengths
+
+    with ThreadPoolExecutor(1) as pool:
+        looks = pool.submit(look)
+        for uri in uris:
+            conditional.create(uri, whole)
+        assert set(looks.result()) == {len(whole)}
+
+
+def test_a_disk_without_hard_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    uri = str(tmp_path / "object")
+    assert conditional.create(uri, b"first") == conditional.read(uri)
+    assert conditional.create(uri, b"other") is None
+    assert conditional.read(uri).data == b"first"
+    assert os.listdir(tmp_path) == ["object"]
+
+
 @pytest.mark.parametrize("uri", ["local"], indirect=True)
 def test_of_ten_one_replaces(uri):
     seen = conditional.create(uri, b"first")

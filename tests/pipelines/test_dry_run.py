@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 
 from avader import config
-from avader.config import ClassifySettings, GenerateSettings, Machine, PackSettings
+from avader.catalogue.provenance import provenance
+from avader.catalogue.rows import Reject, reject_table
+from avader.config import (
+    ClassifySettings,
+    CompactSettings,
+    GenerateSettings,
+    Machine,
+    PackSettings,
+)
 from avader.errors import InputError
-from avader.io import shards
-from avader.pipelines import classify, generate, pack, units
+from avader.images.checks import Reason
+from avader.io import growth, shards
+from avader.io.manifest import open_plan, read_manifest, write_manifest
+from avader.io.models import read_model
+from avader.pipelines import classify, compact, generate, pack, units
 from avader.pipelines.dry_run import cost_line
 from avader.pipelines.progress import size
 from avader.recipe import Preprocessing
+from tests.catalogues import classified, write_folder
 from tests.pipelines.packed import write_packed
 from tests.tiny import write_table, write_tiny_model
 from tests.training.test_loop import images
@@ -63,6 +75,35 @@ def test_cutouts_of_which_none_was_usable(model, tmp_path, said):
     data, out = write_packed(tmp_path / "packed", images()[:0]), tmp_path / "out"
     classify.run(ClassifySettings(model=model, data=data, out=str(out), dry_run=True))
     assert said()[1:] == ["  1 units; 0 objects to do"]
+
+
+def test_a_finished_catalogue(model, tmp_path, said):
+    """Of the increments that are all done, the last one is told of."""
+    data, out = write_packed(tmp_path / "packed", images(), per_shard=10), str(tmp_path / "out")
+    settings = ClassifySettings(model=model, data=data, out=out, dry_run=True)
+    plan, rows = classify._plan(settings, read_manifest(data), read_model(model)), classified(60)
+    open_plan(out, plan)
+    receipts = [
+        shards.write_unit(
+            out, unit, rows_in=10, table=rows.slice(10 * at, 10), rejects=reject_table([], "")
+        )
+        for at, unit in enumerate(plan.units)
+    ]
+    write_manifest(out, plan, receipts, facts={}, provenance=provenance())
+    classify.run(settings)
+    assert said() == [
+        f"dry run: nothing is written to {out}",
+        "  6 units, 6 of them done before; 0 objects to do",
+    ]
+
+
+def test_compacting_what_has_no_rows(tmp_path, said):
+    data, out = str(tmp_path / "grown"), tmp_path / "out"
+    refused = [Reject("bad", Reason.NOT_FINITE, "no number")]
+    write_folder(growth.folder(data, 1), classified(0), per_part=9, refused=refused)
+    compact.run(CompactSettings(data=data, out=str(out), dry_run=True))
+    assert said()[1:] == ["  1 units; 0 objects to do"]
+    assert not out.exists()
 
 
 def test_pack_and_generate(model, tmp_path, said):
