@@ -44,7 +44,7 @@ class Model:
         self.card = files.card
         self.digest = files.digest
         self._engine = engine
-        self._network = engine.model.network
+        self._network = engine.network
         self._mixture = mixture_arrays(engine.mixture)
 
     def encode(self, images: Images) -> tuple[Floats, Floats]:
@@ -85,6 +85,10 @@ class Model:
     def decode(self, z: Latents) -> Floats:
         """Latents (B, D) -> images (B, C, H, W), at least 0; a few pixels exceed 1."""
         return self._engine.decode(self._latents(z))
+
+    def decode_pixels(self, z: Latents) -> NDArray[np.uint8]:
+        """Latents (B, D) -> images (B, C, H, W) as they are stored: round(255 x), clipped first."""
+        return self._engine.decode_pixels(self._latents(z))
 
     def sample(
         self,

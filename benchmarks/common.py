@@ -73,14 +73,15 @@ def peak_memory() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def machine() -> str:
-    """The machine in a few words."""
+def machine(device: str = "cpu") -> str:
+    """The machine in a few words, with its GPU where that does the work."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    gpu = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
     native = "" if has_native_bfloat16("cpu") else "no "
     return (
-        f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {native}native "
+        f"{gpu}{names[0] if names else platform.machine()}, {os.cpu_count()} cores, {native}native "
         f"bfloat16; Python {platform.python_version()}, torch {torch.__version__}"
     )
 

@@ -1,6 +1,7 @@
 """What do 20 numbers without labels know of a galaxy, and does the model still draw galaxies?
 
     python -m benchmarks.galaxies [--quick] [--keep FOLDER] [--seeds 0 1 2] [--terms]
+        [--device cuda]
 
 The 20,000 galaxies of galaxy_zoo_5class.parquet with the smallest md5(object_id), the first 4,000
 of them held out; 64 x 64, canonical orientation, D = 20, K = 12, by the recipe `galaxies-64`. No
@@ -87,8 +88,8 @@ def main() -> None:
                 f"{name.replace(' ', '-')}-{seed}",
                 (set_apart(recipe), len(data.labels)),
             )
-            work = partial(by_recipe, data, check, held, recipe)
-            runs[name].append(kept(keep, label, settings, work))
+            work = partial(by_recipe, data, check, held, recipe, device=given.device)
+            runs[name].append(kept(keep, label, settings, work, device=given.device))
             print(row(f"{name}, seed {seed}", runs[name][-1]), flush=True)
     others = {"principal components": principal_components(data, held)}
     if not given.quick:
@@ -104,7 +105,7 @@ def main() -> None:
             figures[prefix + key] = statistics.median(values)
             if len(values) > 1:
                 figures[f"{prefix}{key}_spread"] = max(values) - min(values)
-    last_line(seeds=given.seeds, quick=given.quick, machine=machine(), **figures)
+    last_line(seeds=given.seeds, quick=given.quick, machine=machine(given.device), **figures)
 
 
 def _options() -> argparse.Namespace:
@@ -115,6 +116,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--terms", action="store_true", help="train without each term, too")
     parser.add_argument("--keep", metavar="FOLDER", help="where finished runs are remembered")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="to train on")
     given = parser.parse_args()
     if given.quick:
         given.seeds = given.seeds[:1]
@@ -158,15 +160,16 @@ def _prepared(data: bytes) -> Cutout:
     return prepare(decode_image(data), PREPROCESSING)
 
 
-def by_recipe(data: Data, check: Data, held: int, recipe: Recipe) -> Scores:
+def by_recipe(data: Data, check: Data, held: int, recipe: Recipe, *, device: str) -> Scores:
     """The recipe, trained on all but the held-out galaxies, and its scores."""
     images = MemoryImages(data.pixels, data.masks, held_out=np.arange(held))
-    state, seconds = trained(recipe, images, say=partial(print, flush=True))
+    state, seconds = trained(recipe, images, partial(print, flush=True), device=device)
+    model = state.model.cpu()
     fitted = Data(*(part[held:] for part in (data.pixels, data.masks, data.labels)))
     held_out = Data(*(part[:held] for part in (data.pixels, data.masks, data.labels)))
-    checked = scored(state.model, fitted, check)
+    checked = scored(model, fitted, check)
     return {
-        **scored(state.model, fitted, held_out),
+        **scored(model, fitted, held_out),
         "seconds": seconds,
         **{f"check_{key}": value for key, value in checked.items()},
     }

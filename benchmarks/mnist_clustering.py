@@ -1,7 +1,7 @@
 """How well do components found without labels match the ten classes of MNIST?
 
     python -m benchmarks.mnist_clustering [--quick] [--data mnist|fashion] [--keep FOLDER]
-        [--seeds 0 1 2 3 4] [--baselines PYTHON]
+        [--seeds 0 1 2 3 4] [--baselines PYTHON] [--device cuda]
 
 Trained on x_train by the recipe `mnist`, without labels and without looking at x_test; scored on
 x_test: accuracy with each component matched to one class (Hungarian), NMI, adjusted Rand. Both of
@@ -74,11 +74,11 @@ def main() -> None:
     keep = Path(given.keep or tempfile.mkdtemp())
     keep.mkdir(parents=True, exist_ok=True)
     methods: dict[str, Callable[[int], Scores]] = {
-        "ours": lambda seed: by_recipe("ours", seed, train, test, quick=given.quick),
-        "paper": lambda seed: by_recipe("paper", seed, train, test, quick=given.quick),
+        mode: partial(by_recipe, mode, train=train, test=test, given=given)
+        for mode in ("ours", "paper")
     }
     if given.baselines:
-        methods["kmeans"] = lambda seed: autoencoder(seed, train, test, quick=given.quick)
+        methods["kmeans"] = partial(autoencoder, train=train, test=test, given=given)
         methods["clustpy"] = lambda seed: clustpy(
             given.baselines, seed, train, test, seconds=found["ours"][seed]["seconds"]
         )
@@ -87,7 +87,13 @@ def main() -> None:
     for seed in given.seeds:
         for name, method in methods.items():
             label = f"{given.data}-{name}-{seed}"
-            scores = kept(keep, label, settings(name, seed, given.quick), partial(method, seed))
+            scores = kept(
+                keep,
+                label,
+                settings(name, seed, given.quick),
+                partial(method, seed),
+                device=given.device,
+            )
             found[name][seed] = scores
             print(
                 f"{name:8} seed {seed}: accuracy {scores['accuracy']:.4f}, NMI "
@@ -98,7 +104,13 @@ def main() -> None:
     for name, by_seed in found.items():
         prefix = "" if name == "ours" else f"{name}_"
         figures |= {prefix + key: value for key, value in summary(list(by_seed.values())).items()}
-    last_line(data=given.data, seeds=given.seeds, quick=given.quick, machine=machine(), **figures)
+    last_line(
+        data=given.data,
+        seeds=given.seeds,
+        quick=given.quick,
+        machine=machine(given.device),
+        **figures,
+    )
 
 
 def _options() -> argparse.Namespace:
@@ -110,6 +122,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--keep", metavar="FOLDER", help="where finished seeds are remembered")
     parser.add_argument("--baselines", metavar="PYTHON", help="an interpreter with clustpy")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="to train on")
     given = parser.parse_args()
     if given.quick:
         given.seeds = given.seeds[:1]
@@ -168,22 +181,26 @@ def autoencoder_recipe(seed: int, *, quick: bool) -> Recipe:
     return recipe_of("mnist", mode="paper", seed=seed, schedule=schedule)
 
 
-def by_recipe(mode: str, seed: int, train: Arrays, test: Arrays, *, quick: bool) -> Scores:
+def by_recipe(
+    mode: str, seed: int, *, train: Arrays, test: Arrays, given: argparse.Namespace
+) -> Scores:
     """The recipe in a mode: trained on images alone, scored on the test images."""
     images = MemoryImages(train[0])
     say = partial(print, flush=True)
-    state, seconds = trained(recipe(mode, seed, quick=quick), images, say=say)
-    engine = Engine(state.model, tile=64)
+    chosen = recipe(mode, seed, quick=given.quick)
+    state, seconds = trained(chosen, images, say, device=given.device)
+    engine = Engine(state.model.cpu(), tile=64)
     mean, _ = engine.encode(test[0])
     return scores(test[1], engine.posterior(mean).argmax(1), seconds)
 
 
-def autoencoder(seed: int, train: Arrays, test: Arrays, *, quick: bool) -> Scores:
+def autoencoder(seed: int, *, train: Arrays, test: Arrays, given: argparse.Namespace) -> Scores:
     """An autoencoder, then k-means on the latents of the training images."""
     images = MemoryImages(train[0])
     say = partial(print, flush=True)
-    state, seconds = trained(autoencoder_recipe(seed, quick=quick), images, say=say)
-    engine = Engine(state.model, tile=64)
+    chosen = autoencoder_recipe(seed, quick=given.quick)
+    state, seconds = trained(chosen, images, say, device=given.device)
+    engine = Engine(state.model.cpu(), tile=64)
     means = KMeans(10, n_init=10, random_state=seed).fit(engine.encode(train[0])[0])
     return scores(test[1], means.predict(engine.encode(test[0])[0]), seconds)
 

@@ -29,7 +29,9 @@ SHORT = {"gamma_epochs": 1, "annealing_epochs": 1, "static_epochs": 0}
 """A schedule for --quick."""
 
 
-def kept(folder: Path, name: str, settings: object, work: Callable[[], Scores]) -> Scores:
+def kept(
+    folder: Path, name: str, settings: object, work: Callable[[], Scores], *, device: str = "cpu"
+) -> Scores:
     """The scores kept under a name, or those of the work, which are then kept there.
 
     settings: what the work depends on, as text; scores kept under others are made again. The
@@ -43,7 +45,12 @@ def kept(folder: Path, name: str, settings: object, work: Callable[[], Scores]) 
             scores: Scores = found["scores"]
             return scores
     scores = work()
-    about = {"settings": told, "machine": machine(), "commit": commit(), "date": str(date.today())}
+    about = {
+        "settings": told,
+        "machine": machine(device),
+        "commit": commit(),
+        "date": str(date.today()),
+    }
     part = path.with_suffix(".part")
     part.write_text(json.dumps({"scores": scores, **about}, indent=1) + "\n")
     part.replace(path)
@@ -73,9 +80,13 @@ def recipe_of(name: str, *, mode: str, **changed: Any) -> Recipe:
 
 
 def trained(
-    recipe: Recipe, images: MemoryImages, say: Callable[[str], None] = print
+    recipe: Recipe,
+    images: MemoryImages,
+    say: Callable[[str], None] = print,
+    *,
+    device: str = "cpu",
 ) -> tuple[TrainingState, float]:
-    """A training to its end, and its seconds; a line an epoch."""
+    """A training to its end on a device, and its seconds; a line an epoch."""
     began = time.monotonic()
 
     def told(state: TrainingState) -> None:
@@ -87,7 +98,7 @@ def trained(
             f"{row['effective_components']:.1f} components, {row['images_per_second']:.0f} images/s"
         )
 
-    state = fresh_state(recipe, mean_pixel=images.mean_pixel)
+    state = fresh_state(recipe, mean_pixel=images.mean_pixel, device=device)
     train(state, Task(recipe, images), Watch(epoch=told, say=say))
     return state, time.monotonic() - began
 

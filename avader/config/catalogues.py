@@ -4,13 +4,16 @@ import math
 import re
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from avader.config.base import JobSettings, Seed, UnitSettings
 from avader.recipe import Positive
 
 TAKEN = ("rejects", "increments", "versions")
 """Folders of a HATS collection that are not named by the command."""
+
+TILES = {"cpu": 16, "gpu": 256}
+"""Images that a device computes at once: larger tiles are no faster (benchmarks/gpu.py)."""
 
 
 class InferenceSettings(UnitSettings):
@@ -24,8 +27,14 @@ class InferenceSettings(UnitSettings):
     """Arithmetic of the network; bfloat16 is faster and changes probabilities slightly."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What the network runs on, part of the plan since the last bits depend on it."""
-    tile: Positive = 16
-    """Images the network computes at once; fixed for a catalogue, the last tile is padded."""
+    tile: int = Field(0, ge=0, validate_default=True)
+    """Images the network computes at once; 0 takes 16, on GPUs 256. Fixed for a catalogue, the last
+    tile is padded."""
+
+    @field_validator("tile")
+    @classmethod
+    def _choose_tile(cls, given: int, known: ValidationInfo) -> int:
+        return given or TILES[known.data.get("device", "cpu")]
 
 
 class ClassifySettings(InferenceSettings):

@@ -1,5 +1,8 @@
 """Checks at the door of a model: is this array one that it can compute?"""
 
+import importlib.util
+import os
+import shutil
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,23 @@ def check_device(name: str) -> torch.device:
         raise InputError(
             f"device: wanted one of this machine's, such as cpu or cuda, got {name!r} ({error})"
         ) from error
+    if device.type == "cuda":
+        check_compiler(name)
     return device
+
+
+def check_compiler(device: str) -> None:
+    """Raise InputError where this machine lacks what torch compiles for a GPU with."""
+    found = {
+        "triton": importlib.util.find_spec("triton"),
+        "C compiler": os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc"),
+    }
+    absent = [name for name, what in found.items() if not what]
+    if absent:
+        raise InputError(
+            f"device {device}: wanted triton and a C compiler, got no {' and no '.join(absent)}; "
+            "install torch's CUDA build and gcc, or choose cpu"
+        )
 
 
 def check_precision(name: str) -> torch.dtype:

@@ -3,22 +3,24 @@
 A network's kernels change with the batch size, and with them the last bits. So the engine
 computes tiles of one fixed size, the last one padded. Densities and posteriors are computed in
 float64 on the CPU from the float32 mean, also in tiles. TF32 is off, cuDNN is deterministic and
-does not tune itself: both would make numbers depend on the run.
+does not tune itself: both would make numbers depend on the run. A GPU takes tiles by lanes.py.
 
 Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from avader.inference.checks import check_device, check_precision
+from avader.inference.folding import fast_decoder, fast_encoder
+from avader.inference.lanes import Compute, Lanes
 from avader.mixture.gaussian import (
     GaussianMixture,
     integrated_responsibilities,
@@ -32,13 +34,15 @@ Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 Images = NDArray[np.uint8] | NDArray[np.float16] | Floats
 Latents = Floats | Doubles
+Tiles = Iterator[tuple[int, NDArray[Any]]]
+"""Where each tile of rows begins, and what came of them."""
 
 # Points whose densities are computed at once; their order and number change no bit.
 DENSITY_TILE = 256
 
 
 class Engine:
-    """Runs a VaDE on numpy arrays; the model given is copied and left as it is."""
+    """Runs a VaDE on numpy arrays; the model given is left as it is."""
 
     def __init__(
         self,
@@ -55,32 +59,41 @@ class Engine:
         self.tile = tile
         self.device = check_device(device)
         self.dtype = check_precision(precision)
-        self.model = _prepared(model, device=self.device, dtype=self.dtype)
+        own = copy.deepcopy(model).eval()
+        self.network, self.components = own.network, own.components
+        self.encoder = self._prepared(fast_encoder(own.encoder))
+        self.decoder = self._prepared(fast_decoder(own.decoder))
         self.mixture = GaussianMixture(*(part.detach().cpu() for part in model.mixture()))
         # A tensor, because torch divides by a plain number on a GPU as x * (1 / 255).
         self._white = torch.tensor(255.0, device=self.device)
+        self._lanes: dict[tuple[str, torch.dtype, torch.Size], Lanes] = {}
 
     def encode(self, images: Images) -> tuple[Floats, Floats]:
         """Images (B, C, H, W), uint8 or floats in [0, 1] -> mean and logvar (B, D) float32.
 
         uint8 is divided by 255 in float32; float16 is taken as it is.
         """
-        latent = self.model.network.latent
+        latent = self.network.latent
         both = np.empty((len(images), 2 * latent), np.float32)
-        self._fill(both, images, self._encode_tile, tile=self.tile)
+        self._fill(both, images, self._encode_tile)
         return both[:, :latent].copy(), both[:, latent:].copy()
 
     def decode(self, z: Latents) -> Floats:
         """Latents (B, D) -> images (B, C, H, W) float32, not clipped at 1."""
-        network = self.model.network
-        images = np.empty((len(z), network.bands, network.size, network.size), np.float32)
-        self._fill(images, z, self._decode_tile, tile=self.tile)
+        images = np.empty((len(z), *self._image), np.float32)
+        self._fill(images, z, self._decode_tile)
         return images
+
+    def decode_pixels(self, z: Latents) -> NDArray[np.uint8]:
+        """Latents (B, D) -> images (B, C, H, W) as they are stored: round(255 x), clipped first."""
+        pixels = np.empty((len(z), *self._image), np.uint8)
+        self._fill(pixels, z, self._pixels_tile)
+        return pixels
 
     def posterior(self, z: Latents) -> Doubles:
         """p(c | z), exact, of latents (B, D): (B, K) float64; NaN where z is not finite."""
-        g = np.empty((len(z), self.model.components))
-        self._fill(g, z, self._posterior_tile, tile=DENSITY_TILE)
+        g = np.empty((len(z), self.components))
+        _fill(g, _by_calls(z, self._posterior_tile, DENSITY_TILE))
         return g
 
     def integrated_posterior(self, mean: Latents, logvar: Latents) -> Doubles:
@@ -88,15 +101,15 @@ class Engine:
 
         float64; NaN where mean or logvar is not finite.
         """
-        g = np.empty((len(mean), self.model.components))
+        g = np.empty((len(mean), self.components))
         both = np.concatenate([mean, logvar], axis=1)
-        self._fill(g, both, self._integrated_tile, tile=DENSITY_TILE)
+        _fill(g, _by_calls(both, self._integrated_tile, DENSITY_TILE))
         return g
 
     def log_likelihood(self, z: Latents) -> Doubles:
         """log p(z) under the mixture of latents (B, D): (B,) float64, nats."""
         likelihood = np.empty(len(z))
-        self._fill(likelihood, z, self._likelihood_tile, tile=DENSITY_TILE)
+        _fill(likelihood, _by_calls(z, self._likelihood_tile, DENSITY_TILE))
         return likelihood
 
     def _encode_tile(self, images: Tensor) -> Tensor:
@@ -104,10 +117,15 @@ class Engine:
         if images.dtype == torch.uint8:
             x = x / self._white
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        return torch.cat(self.model.encode(x), dim=1).float()
+        return torch.cat(self.encoder(x), dim=1).float()
 
     def _decode_tile(self, z: Tensor) -> Tensor:
-        return self.model.decode(z.to(self.device, self.dtype)).float()
+        images: Tensor = self.decoder(z.to(self.device, self.dtype))
+        return images.float()
+
+    def _pixels_tile(self, z: Tensor) -> Tensor:
+        # Half to even, as numpy.rint.
+        return (self._decode_tile(z).clamp(0, 1) * self._white).round().to(torch.uint8)
 
     def _posterior_tile(self, z: Tensor) -> Tensor:
         return responsibilities(z.double(), self.mixture)
@@ -119,30 +137,42 @@ class Engine:
     def _likelihood_tile(self, z: Tensor) -> Tensor:
         return log_likelihood(z.double(), self.mixture)
 
-    def _fill(
-        self,
-        results: NDArray[Any],
-        rows: NDArray[Any],
-        compute: Callable[[Tensor], Tensor],
-        *,
-        tile: int,
-    ) -> None:
-        """Fill results from rows by fixed tiles, the last one padded with zeros."""
-        with torch.inference_mode(), exact_arithmetic():
-            for start in range(0, len(rows), tile):
-                part = rows[start : start + tile]
-                padded = np.zeros((tile, *rows.shape[1:]), dtype=rows.dtype)
-                padded[: len(part)] = part
-                done = compute(torch.from_numpy(padded))[: len(part)]
-                results[start : start + tile] = done.cpu().numpy()
+    @property
+    def _image(self) -> tuple[int, int, int]:
+        return self.network.bands, self.network.size, self.network.size
+
+    def _prepared(self, part: nn.Module) -> nn.Module:
+        """A part of the network in this engine's precision, channels last, on its device."""
+        placed: nn.Module = part.to(self.device, self.dtype)
+        return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _fill(self, results: NDArray[Any], rows: NDArray[Any], compute: Compute) -> None:
+        """Fill results with what the network makes of rows."""
+        on_gpu = self.device.type == "cuda"
+        _fill(results, (self._by_lanes if on_gpu else _by_calls)(rows, compute, self.tile))
+
+    def _by_lanes(self, rows: NDArray[Any], compute: Compute, tile: int) -> Tiles:
+        example = torch.from_numpy(np.zeros((tile, *rows.shape[1:]), rows.dtype))
+        key = (compute.__name__, example.dtype, example.shape)
+        if key not in self._lanes:
+            self._lanes[key] = Lanes(compute, example, self.device)
+        yield from self._lanes[key].run(rows)
 
 
-def _prepared(model: VaDE, *, device: torch.device, dtype: torch.dtype) -> VaDE:
-    """A copy ready to infer: its network in this precision, channels last."""
-    prepared = copy.deepcopy(model).eval().to(device)
-    for network in (prepared.encoder, prepared.decoder):
-        network.to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return prepared
+def _fill(results: NDArray[Any], tiles: Tiles) -> None:
+    """Fill results from tiles, which are computed meanwhile."""
+    with torch.inference_mode(), exact_arithmetic():
+        for start, done in tiles:
+            results[start : start + len(done)] = done
+
+
+def _by_calls(rows: NDArray[Any], compute: Compute, tile: int) -> Tiles:
+    """Tile after tile on the CPU, the last one padded with zeros."""
+    for start in range(0, len(rows), tile):
+        part = rows[start : start + tile]
+        padded = np.zeros((tile, *rows.shape[1:]), dtype=rows.dtype)
+        padded[: len(part)] = part
+        yield start, compute(torch.from_numpy(padded))[: len(part)].numpy()
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need
     return Need(
         pixels=image_bytes(data.settings) * max((part["rows"] for part in data.parts), default=0),
         copies=2.5,
-        besides=network_bytes(model.config["network"], tile=settings.tile) + residuals,
+        besides=network_bytes(model.config["network"], tile=settings.tile, device=settings.device)
+        + residuals,
         device=settings.device,
     )
 

@@ -97,7 +97,7 @@ def _need(settings: GenerateSettings, model: ModelFiles) -> Need:
     return Need(
         pixels=image * min(settings.rows_per_shard, settings.count),
         copies=4.0,
-        besides=network_bytes(network, tile=settings.tile) + decoded,
+        besides=network_bytes(network, tile=settings.tile, device=settings.device) + decoded,
         device=settings.device,
     )
 
@@ -166,11 +166,13 @@ class GenerateUnit:
         return [Orientation(float(angle), int(flips)) for angle, flips in zip(*drawn, strict=True)]
 
     def _images(self, z: np.ndarray, turns: Sequence[Orientation]) -> np.ndarray:
-        """(B, C, H, W) uint8 of (B, D) latents, decoded in slices so that memory stays bounded."""
+        """(B, C, H, W) uint8 of (B, D) latents; those to turn are decoded to floats in slices."""
+        if not turns:
+            return self.model.decode_pixels(z)
         parts = []
         for at in range(0, len(z), DECODE_ROWS):
             images = self.model.decode(z[at : at + DECODE_ROWS])
-            for image, turn in zip(images, turns[at : at + DECODE_ROWS], strict=bool(turns)):
+            for image, turn in zip(images, turns[at : at + DECODE_ROWS], strict=True):
                 image[...] = to_sky(image, turn)
             parts.append(to_uint8(images))
         return np.concatenate(parts)

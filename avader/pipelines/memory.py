@@ -70,8 +70,13 @@ def image_bytes(settings: Mapping[str, Any]) -> int:
     return int(math.prod(settings["shape"])) * dtype.itemsize
 
 
-def network_bytes(network: Mapping[str, Any], *, tile: int) -> int:
-    """What a network computes with, of so many images at once; network: as in config.json."""
+def network_bytes(network: Mapping[str, Any], *, tile: int, device: str = "cpu") -> int:
+    """What a network computes with, of so many images at once; network: as in config.json.
+
+    Of the machine's memory: a GPU computes in its own.
+    """
+    if device == "gpu":
+        return 0
     return 4 * LAYERS * tile * network["size"] ** 2 * max(network["bands"], *network["filters"])
 
 

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avader.errors import InputError
-from avader.inference.checks import check_device
+from avader.inference.checks import check_compiler, check_device
 from avader.inference.engine import DENSITY_TILE, Engine, exact_arithmetic
 from avader.model.vade import VaDE
 from avader.recipe import Network
@@ -100,6 +100,15 @@ def test_bytes_become_floats_as_numpy_divides(engine, images):
         assert all(a.tobytes() == b.tobytes() for a, b in zip(as_bytes, as_floats, strict=True))
 
 
+def test_decoded_pixels_are_rounded_as_numpy_rounds(engine):
+    z = np.random.default_rng(3).normal(0, 99, (ROWS, 5)).astype(np.float32)
+    floats, pixels = engine.decode(z), engine.decode_pixels(z)
+    assert pixels.dtype == np.uint8
+    assert set(np.unique(pixels)) == set(range(256))  # and some were clipped:
+    assert (floats > 1).any()
+    np.testing.assert_array_equal(pixels, np.rint(np.clip(floats, 0, 1) * np.float32(255)))
+
+
 def test_half_precision_pixels_are_taken_exactly(engine, images):
     half = (images / 255).astype(np.float16)
     ours, expected = engine.encode(half), engine.encode(half.astype(np.float32))
@@ -152,6 +161,19 @@ def test_unknown_devices_and_precisions_are_refused(model):
     assert check_device("cpu").type == "cpu"
 
 
+def test_a_gpu_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    with monkeypatch.context() as bare:
+        bare.setenv("PATH", "/nowhere")
+        wanted = "wanted triton and a C compiler, got no triton and no C compiler; install"
+        with pytest.raises(InputError, match=wanted):
+            check_compiler("cuda")
+    monkeypatch.setenv("CC", "clang")
+    with pytest.raises(InputError, match="got no triton; install"):
+        check_compiler("cuda")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(model):
     with pytest.raises(InputError, match=r"device: wanted one of this machine's.*'cuda'"):
@@ -159,9 +181,36 @@ def test_a_gpu_that_is_not_there_is_refused(model):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_gpu_agrees_with_the_cpu(model, engine, images):
-    on_gpu = Engine(model, tile=8, device="cuda")
-    for got, expected in zip(all_numbers(on_gpu, images), all_numbers(engine, images), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-4)
-    single = [on_gpu.encode(image[None])[0] for image in images]
-    assert np.concatenate(single).tobytes() == on_gpu.encode(images)[0].tobytes()
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gpu_agrees_with_the_cpu(model, images, precision):
+    on_cpu, on_gpu = (
+        Engine(model, tile=8, device=device, precision=precision) for device in ("cpu", "cuda")
+    )
+    scale = 1e-4 if precision == "float32" else 0.1
+    for got, expected in zip(all_numbers(on_gpu, images), all_numbers(on_cpu, images), strict=True):
+        np.testing.assert_allclose(got, expected, atol=scale, rtol=scale)
+    z = on_cpu.encode(images)[0]
+    floats, pixels = on_gpu.decode(z), on_gpu.decode_pixels(z)
+    rounded = np.rint(np.clip(floats, 0, 1) * np.float32(255))
+    assert np.abs(pixels - rounded).max() <= 1  # each is compiled by itself
+    assert (pixels != rounded).mean() < 0.01
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_more_engines_than_torch_compiles_of_one_code(model, images):
+    first, *others = (Engine(model, tile=8, device="cuda").encode(images)[0] for _ in range(12))
+    assert all(other.tobytes() == first.tobytes() for other in others)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_numbers_of_a_gpu_are_the_same_bits_in_any_company(model, images, precision):
+    """Also from another engine."""
+    on_gpu = Engine(model, tile=8, device="cuda", precision=precision)
+    together = all_numbers(on_gpu, images)
+    for row, image in enumerate(images):
+        for several, one in zip(together, all_numbers(on_gpu, image[None]), strict=True):
+            assert several[row].tobytes() == one[0].tobytes()
+    again = all_numbers(Engine(model, tile=8, device="cuda", precision=precision), images[::-1])
+    for several, others in zip(together, again, strict=True):
+        assert several.tobytes() == others[::-1].tobytes()

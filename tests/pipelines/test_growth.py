@@ -62,6 +62,7 @@ def test_the_catalogue_is_of_both(grown):
         verify.run(VerifySettings(catalogue=folder))
 
 
+@pytest.mark.long
 def test_a_hats_collection_is_of_both(grown, tmp_path):
     _, out, *_ = grown
     collection = str(tmp_path / "hats")

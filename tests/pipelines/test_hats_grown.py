@@ -198,6 +198,7 @@ def test_made_at_once_it_is_the_same(grown, tmp_path):
     assert contents(made(catalogue, tmp_path / "at-once")) == contents(out)
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(grown, tmp_path):
     catalogue, out, before = grown
     begun = tmp_path / "begun"
@@ -217,6 +218,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(grown, tmp_path):
     assert contents(made(catalogue, begun)) == contents(out)
 
 
+@pytest.mark.long
 def test_increments_elsewhere_and_without_rows(tmp_path):
     """No tile has several files: all is as of one increment. Then nothing is added at all."""
     table = sky()

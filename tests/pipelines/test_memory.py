@@ -14,9 +14,17 @@ import pytest
 from PIL import Image
 
 from avader.errors import InputError
-from avader.pipelines.memory import MIB, SMALL, WORKER, Need, joining_need, workers_with_room
+from avader.pipelines.memory import (
+    MIB,
+    SMALL,
+    WORKER,
+    Need,
+    joining_need,
+    network_bytes,
+    workers_with_room,
+)
 from avader.plan import Unit
-from avader.recipe import Network, Preprocessing
+from avader.recipe import PUBLISHED_NETWORK, Network, Preprocessing
 from tests.catalogues import classified
 from tests.pipelines.packed import write_packed
 from tests.processes import descendants, peak_memory
@@ -225,6 +233,11 @@ def test_what_a_network_computes_with():
     )
     peak, told = map(int, ran.stdout.split())
     assert told / 2 < peak <= told
+
+
+def test_a_gpu_computes_in_its_own_memory():
+    network = PUBLISHED_NETWORK.model_dump()
+    assert network_bytes(network, tile=256, device="gpu") == 0 < network_bytes(network, tile=16)
 
 
 def test_rows_that_are_joined_count_as_arrow_holds_them():

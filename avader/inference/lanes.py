@@ -1,0 +1,90 @@
+"""Tiles through a GPU: two in flight, so that copies hide behind the arithmetic.
+
+A lane is a stream with its own arrays: pinned ones on the host, and a CUDA graph of the whole
+computation of a tile, which takes one launch where the network's kernels would take a hundred.
+torch.compile fuses what lies between the convolutions, which moves half of the bytes (measured on
+an H100: decode 2.2 times, encode 1.5 times faster). It doesn't tune itself by time, which would
+make bits depend on the run.
+
+Legend: T images of a tile.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LANES = 2
+# A library may choose its kernels and take its work space on the first calls; not while captured.
+FIRST_CALLS = 2
+
+Compute = Callable[[Tensor], Tensor]
+
+
+class Lane:
+    """One tile at a time: copied to the GPU, computed, copied back, all in the background."""
+
+    def __init__(self, compute: Compute, tile: Tensor, device: torch.device) -> None:
+        """tile: of the shape and type that will come (T, ...); compute: of tiles on the device."""
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.taken = torch.empty_like(tile, pin_memory=True)
+        with torch.cuda.stream(self.stream):
+            self.into = torch.zeros_like(tile, device=device)
+            for _ in range(FIRST_CALLS):
+                compute(self.into)
+        self.stream.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph, stream=self.stream):
+            self.out = compute(self.into)
+        self.given = torch.empty_like(self.out, device="cpu", pin_memory=True)
+        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def start(self, rows: NDArray[Any]) -> None:
+        """Send rows on their way, at most T, the tile padded with zeros."""
+        host = self.taken.numpy()
+        host[: len(rows)] = rows
+        host[len(rows) :] = 0
+        with torch.cuda.stream(self.stream):
+            self.into.copy_(self.taken, non_blocking=True)
+            self.graph.replay()
+            self.given.copy_(self.out, non_blocking=True)
+            self.done.record()
+
+    def finish(self) -> NDArray[Any]:
+        """What came of the tile (T, ...), until the lane starts again."""
+        self.done.synchronize()
+        done: NDArray[Any] = self.given.numpy()
+        return done
+
+
+class Lanes:
+    """Lanes for one computation on one shape of tiles."""
+
+    def __init__(self, compute: Compute, tile: Tensor, device: torch.device) -> None:
+        """As for a Lane."""
+        self.tile = len(tile)
+        fused = torch.compile(compute, fullgraph=True, dynamic=False)
+        # One for every engine of the process, which torch takes for the same code made anew.
+        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+            self.lanes = [Lane(fused, tile, device) for _ in range(LANES)]
+
+    def run(self, rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Where each tile begins and what came of its rows, which holds until the next is asked."""
+        begun: list[tuple[int, int, Lane]] = []
+        for number, start in enumerate(range(0, len(rows), self.tile)):
+            if len(begun) == LANES:
+                yield self._first(begun)
+            part = np.ascontiguousarray(rows[start : start + self.tile])
+            lane = self.lanes[number % LANES]
+            lane.start(part)
+            begun.append((start, len(part), lane))
+        while begun:
+            yield self._first(begun)
+
+    @staticmethod
+    def _first(begun: list[tuple[int, int, Lane]]) -> tuple[int, NDArray[Any]]:
+        start, count, lane = begun.pop(0)
+        return start, lane.finish()[:count]
