@@ -9,6 +9,7 @@ make bits depend on the run.
 Legend: T images of a tile.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -68,7 +69,13 @@ class Lanes:
         self.tile = len(tile)
         fused = torch.compile(compute, fullgraph=True, dynamic=False)
         # One for every engine of the process, which torch takes for the same code made anew.
-        with torch._dynamo.config.patch(recompile_limit=1000, accumulated_recompile_limit=1000):
+        most: dict[str, object] = dict.fromkeys(
+            ("recompile_limit", "accumulated_recompile_limit"), 1000
+        )
+        with torch._dynamo.config.patch(most), warnings.catch_warnings():
+            # TF32 is off on purpose; what torch's own code is to call is not for our users.
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
             self.lanes = [Lane(fused, tile, device) for _ in range(LANES)]
 
     def run(self, rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
