@@ -75,7 +75,7 @@ def main() -> None:
     print(f"Ray's start, which no figure holds: {ray_start:.1f} s")
     figures: Figures = {"ray_start_s": ray_start}
     with tempfile.TemporaryDirectory() as folder:
-        figures |= _plan(f"{folder}/plan", 100_000)
+        figures |= _plan(f"{folder}/plan", 10_000 if few else 100_000)
         figures |= _rerun(f"{folder}/rerun", 250 if few else 10_000)
         figures |= _apart(_duplicates, f"{folder}/ids", 500_000 if few else 10_000_000, address)
         figures |= _apart(_units, f"{folder}/units", units, address)

@@ -6,8 +6,8 @@ Images per second of encode (uint8 images in memory to latents), of decode (late
 in memory) and of decode to Parquet (drawn, decoded, compressed, written: what `generate` does),
 by precision and tile. Beside each: its share of the largest matrix product's speed measured here,
 by the operations of the network as it was trained, and its share of the device's copy bandwidth,
-by the bytes of every layer's input and output. Random weights: speed does not depend on them.
-Needs torch, numpy, pyarrow and avader, not ray. The last line is JSON.
+by the bytes of every layer's input and output. The weights are random, on which no speed depends
+but Parquet's. Needs torch, numpy, pyarrow and avader, not ray. The last line is JSON.
 """
 
 import argparse

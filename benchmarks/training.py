@@ -38,7 +38,8 @@ def kept(
     file also says on what machine, at what commit and when they were made.
     """
     path = folder / f"{name}.json"
-    told = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+    on = settings if device == "cpu" else (settings, device)
+    told = hashlib.sha256(repr(on).encode()).hexdigest()[:16]
     if path.exists():
         found = json.loads(path.read_text())
         if found["settings"] == told:

@@ -13,7 +13,7 @@ TAKEN = ("rejects", "increments", "versions")
 """Folders of a HATS collection that are not named by the command."""
 
 TILES = {"cpu": 16, "gpu": 256}
-"""Images that a device computes at once: larger tiles are no faster (benchmarks/gpu.py)."""
+"""Images that a device computes at once."""
 
 
 class InferenceSettings(UnitSettings):
@@ -43,7 +43,7 @@ class ClassifySettings(InferenceSettings):
     data: str
     """Folder URI of packed cutouts."""
     batch: Positive = 64
-    """Images a worker reads into memory at once; changes no number."""
+    """Images a worker reads into memory at once, on GPUs at least four tiles; changes no number."""
     reconstruction: bool = True
     """Decode again for reconstruction_error; --no-reconstruction leaves it null, saves time."""
     stability: bool = False

@@ -30,7 +30,7 @@ def check_compiler(device: str) -> None:
     """Raise InputError where this machine lacks what torch compiles for a GPU with."""
     found = {
         "triton": importlib.util.find_spec("triton"),
-        "C compiler": os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc"),
+        "C compiler": os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang"),
     }
     absent = [name for name, what in found.items() if not what]
     if absent:

@@ -9,6 +9,7 @@ Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 """
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -39,6 +40,8 @@ Tiles = Iterator[tuple[int, NDArray[Any]]]
 
 # Points whose densities are computed at once; their order and number change no bit.
 DENSITY_TILE = 256
+# Lanes are used by one thread at a time, and torch captures one graph at a time in a process.
+ON_GPU = threading.Lock()
 
 
 class Engine:
@@ -85,7 +88,10 @@ class Engine:
         return images
 
     def decode_pixels(self, z: Latents) -> NDArray[np.uint8]:
-        """Latents (B, D) -> images (B, C, H, W) as they are stored: round(255 x), clipped first."""
+        """Latents (B, D) -> images (B, C, H, W) as they are stored: round(255 x), clipped first.
+
+        On a GPU what `decode` gives, rounded, may differ by 1: each is compiled by itself.
+        """
         pixels = np.empty((len(z), *self._image), np.uint8)
         self._fill(pixels, z, self._pixels_tile)
         return pixels
@@ -148,8 +154,11 @@ class Engine:
 
     def _fill(self, results: NDArray[Any], rows: NDArray[Any], compute: Compute) -> None:
         """Fill results with what the network makes of rows."""
-        on_gpu = self.device.type == "cuda"
-        _fill(results, (self._by_lanes if on_gpu else _by_calls)(rows, compute, self.tile))
+        if self.device.type == "cuda":
+            with ON_GPU:
+                _fill(results, self._by_lanes(rows, compute, self.tile))
+        else:
+            _fill(results, _by_calls(rows, compute, self.tile))
 
     def _by_lanes(self, rows: NDArray[Any], compute: Compute, tile: int) -> Tiles:
         example = torch.from_numpy(np.zeros((tile, *rows.shape[1:]), rows.dtype))
@@ -167,12 +176,12 @@ def _fill(results: NDArray[Any], tiles: Tiles) -> None:
 
 
 def _by_calls(rows: NDArray[Any], compute: Compute, tile: int) -> Tiles:
-    """Tile after tile on the CPU, the last one padded with zeros."""
+    """Tile after tile, the last one padded with zeros."""
     for start in range(0, len(rows), tile):
         part = rows[start : start + tile]
         padded = np.zeros((tile, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(part)] = part
-        yield start, compute(torch.from_numpy(padded))[: len(part)].numpy()
+        yield start, compute(torch.from_numpy(padded))[: len(part)].cpu().numpy()
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 A lane is a stream with its own arrays: pinned ones on the host, and a CUDA graph of the whole
 computation of a tile, which takes one launch where the network's kernels would take a hundred.
 torch.compile fuses what lies between the convolutions, which moves half of the bytes (measured on
-an H100: decode 2.2 times, encode 1.5 times faster). It doesn't tune itself by time, which would
-make bits depend on the run.
+an H100: decode 2.2 times, encode 1.5 times faster). It must not choose kernels by their time,
+which would make bits depend on the run.
 
 Legend: T images of a tile.
 """
@@ -21,6 +21,11 @@ from torch import Tensor
 LANES = 2
 # A library may choose its kernels and take its work space on the first calls; not while captured.
 FIRST_CALLS = 2
+# No choice of kernels by time.
+OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
+    "deterministic": True,
+    "triton.autotune_pointwise": False,
+}
 
 Compute = Callable[[Tensor], Tensor]
 
@@ -45,6 +50,7 @@ class Lane:
 
     def start(self, rows: NDArray[Any]) -> None:
         """Send rows on their way, at most T, the tile padded with zeros."""
+        self.stream.synchronize()  # what a run that was broken off has left, else nothing
         host = self.taken.numpy()
         host[: len(rows)] = rows
         host[len(rows) :] = 0
@@ -67,7 +73,7 @@ class Lanes:
     def __init__(self, compute: Compute, tile: Tensor, device: torch.device) -> None:
         """As for a Lane."""
         self.tile = len(tile)
-        fused = torch.compile(compute, fullgraph=True, dynamic=False)
+        fused = torch.compile(compute, fullgraph=True, dynamic=False, options=OPTIONS)
         # One for every engine of the process, which torch takes for the same code made anew.
         most: dict[str, object] = dict.fromkeys(
             ("recompile_limit", "accumulated_recompile_limit"), 1000

@@ -77,7 +77,7 @@ def _trial(settings: ClassifySettings, data: Manifest) -> Callable[[], UnitRows]
 
 def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need:
     """What a worker takes: pixels as the file that was read, as a table and as one array."""
-    residuals = 3 * 8 * settings.batch * math.prod(data.settings["shape"])
+    residuals = 3 * 8 * images_at_once(settings) * math.prod(data.settings["shape"])
     return Need(
         pixels=image_bytes(data.settings) * max((part["rows"] for part in data.parts), default=0),
         copies=2.5,
@@ -85,6 +85,11 @@ def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need
         + residuals,
         device=settings.device,
     )
+
+
+def images_at_once(settings: ClassifySettings) -> int:
+    """Images of a call of the model: on GPUs whole tiles, and enough that copies overlap."""
+    return settings.batch if settings.device == "cpu" else max(settings.batch, 4 * settings.tile)
 
 
 def _facts(model: ModelFiles) -> dict[str, Any]:
@@ -119,7 +124,7 @@ class ClassifyUnit:
     def __call__(self, unit: Unit, cutouts: pa.Table) -> UnitRows:
         """Classify a shard's cutouts batch by batch."""
         pixels = rows.pixels(cutouts["image"])
-        batch = self.settings.batch
+        batch = images_at_once(self.settings)
         parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
         columns = _concatenated(parts, self.numbers(pixels[:0]))
         good = np.isfinite(columns["log_likelihood"])

@@ -24,7 +24,7 @@ M_ARENA_MAX = -8
 WORKER = 512 * MIB
 """A process with Ray, torch and a small model, before its first unit."""
 GPU = 4096 * MIB
-"""What CUDA takes of a machine's memory for a process. Assumed: no GPU was at hand to measure."""
+"""What CUDA takes of a machine's memory for a process. Assumed."""
 HELPERS, HELPER, HELPER_COPIES = 4, 448 * MIB, 5.0
 """Processes that read and write for a worker with a GPU, and what each of them takes: besides
 itself the file that was read, the unit as a table, pickled, and twice as Ray's block."""

@@ -13,6 +13,7 @@ from avader.catalogue import rows as catalogue_rows
 from avader.catalogue.provenance import CITATION
 from avader.catalogue.schema import FLAG_MEANINGS
 from avader.config import ReportSettings
+from avader.config.catalogues import TILES
 from avader.errors import InputError
 from avader.images.checks import REASON_MEANINGS
 from avader.io import shards, storage
@@ -105,7 +106,10 @@ def _gather(
     model = load_model(
         storage.absolute(settings.model),
         precision=catalogue.settings["precision"],
-        tile=catalogue.settings["tile"],
+        # The catalogue's own numbers where it was made as here, on a CPU.
+        tile=catalogue.settings["tile"]
+        if catalogue.settings.get("device", "cpu") == "cpu"
+        else TILES["cpu"],
     )
     latent = mixture.means.shape[1]
     latents = np.array([one.latent for one in summary.examples], np.float32).reshape(-1, latent)
