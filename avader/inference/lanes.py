@@ -2,9 +2,8 @@
 
 A lane is a stream with its own arrays: pinned ones on the host, and a CUDA graph of the whole
 computation of a tile, which takes one launch where the network's kernels would take a hundred.
-torch.compile fuses what lies between the convolutions, which moves half of the bytes (measured on
-an H100: decode 2.2 times, encode 1.5 times faster). It must not choose kernels by their time,
-which would make bits depend on the run.
+torch.compile fuses what lies between the convolutions, where a GPU mostly waits for its memory. It
+must not choose kernels by their time, which would make bits depend on the run.
 
 Legend: T images of a tile.
 """

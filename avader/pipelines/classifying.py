@@ -88,7 +88,7 @@ def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need
 
 
 def images_at_once(settings: ClassifySettings) -> int:
-    """Images of a call of the model: on GPUs whole tiles, and enough that copies overlap."""
+    """Images of a call of the model: on GPUs several tiles, so that copies overlap."""
     return settings.batch if settings.device == "cpu" else max(settings.batch, 4 * settings.tile)
 
 

@@ -288,3 +288,12 @@ def test_cutouts_that_changed_after_they_were_packed(model, data, tmp_path):
 def test_a_gpu_that_is_not_there(model, data, tmp_path):
     with pytest.raises(InputError, match=r"wanted GPUs \(--device gpu\), got a cluster without"):
         classified(model, data, tmp_path / "out", device="gpu")
+
+
+def test_a_gpu_takes_larger_tiles_and_several_at_once():
+    folders = {"model": "m", "data": "d", "out": "o"}
+    found = []
+    for given in ({}, {"device": "gpu"}, {"device": "gpu", "tile": 8, "batch": 100}):
+        settings = ClassifySettings(**folders, **given)
+        found.append((settings.tile, classifying.images_at_once(settings)))
+    assert found == [(16, 64), (256, 1024), (8, 100)]
