@@ -26,6 +26,7 @@ from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.mixture.sample import mixture_arrays, sample
 from avader.model.files import build_model, parse_config
+from avader.survey.stored import pixel_reader, stored_as_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,30 +171,38 @@ class Catalogue:
         """(C, H, W) of the images. Raises InputError where the catalogue holds none."""
         if "image" not in self.dataset.schema.names:
             raise InputError(f"wanted a catalogue with images, got one of {self.manifest.kind}")
+        if stored_as_bytes(self.dataset.schema.field("image").type):
+            return tuple(self.manifest.settings["shape"])
         return rows.image_shape(self.dataset.schema.field("image"))
 
     def images(self, row_numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """Images (B, C, H, W) of these rows, counted from 0 in catalogue order, as stored."""
+        """Images (B, C, H, W) of these rows, counted from 0 in catalogue order.
+
+        Pixels as stored; of a data set that holds files, as the preprocessing that it was packed
+        with makes them.
+        """
         wanted = np.asarray(row_numbers, np.int64)
         total = self.manifest.totals["rows"]
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < total):
             raise InputError(
                 f"wanted rows from 0 to {total - 1}, got {wanted.min()}..{wanted.max()}"
             )
-        return self._pick("image", wanted).reshape(-1, *self.image_shape)
-
-    def _pick(self, name: str, wanted: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows of a vector column, part by part, so that only parts that are needed are read."""
+        # Part by part, so that only parts that are needed are read.
         starts = np.cumsum([0, *(part["rows"] for part in self.manifest.parts)])
-        length = int(np.prod(self.image_shape))
-        picked = np.empty((len(wanted), length), rows.value_dtype(self.dataset.schema.field(name)))
         owners = np.searchsorted(starts, wanted, side="right") - 1
+        images = self._pixels(self.dataset.schema.empty_table()["image"])
+        picked = np.empty((len(wanted), *self.image_shape), images.dtype)
         for owner in np.unique(owners):
             at = owners == owner
-            part = shards.read_part(self.manifest.uri, self.manifest.paths[owner], [name])
-            column = part[name].take(pa.array(wanted[at] - starts[owner]))
-            picked[at] = rows.flat_values(column).reshape(-1, length)
+            part = shards.read_part(self.manifest.uri, self.manifest.paths[owner], ["image"])
+            picked[at] = self._pixels(part["image"].take(pa.array(wanted[at] - starts[owner])))
         return picked
+
+    def _pixels(self, column: pa.ChunkedArray) -> NDArray[Any]:
+        """Pixels (B, C, H, W) of a column of images."""
+        if stored_as_bytes(column.type):
+            return pixel_reader(self.manifest.settings)(column)
+        return rows.flat_values(column).reshape(-1, *self.image_shape)
 
 
 def open_catalogue(uri: str) -> Catalogue:

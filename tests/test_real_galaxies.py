@@ -79,6 +79,27 @@ def test_verified_and_reported(galaxies, published, tmp_path):
     assert all(source.startswith("data:image/") for source in sources)
 
 
+def test_votes_are_carried(real_data, published, tmp_path):
+    """Galaxy Zoo 2 at the published scale, stored as it came: 76 columns of votes, every row."""
+    source, data, catalogue = (
+        str(real_data / "gz2_votes.parquet"),
+        *map(str, (tmp_path / "d", tmp_path / "c")),
+    )
+    packing = ["--source", source, "--store", "bytes", "--like", published, "--out", data]
+    assert main(["pack", *packing]) == 0
+    assert main(["classify", "--model", published, "--data", data, "--out", catalogue]) == 0
+    assert main(["verify", "--catalogue", catalogue]) == 0
+    original = pq.read_table(source)
+    votes = [name for name in original.column_names if name not in {"object_id", "image"}]
+    found = avader.open_catalogue(catalogue).to_arrow()
+    assert found.num_rows == original.num_rows == 570
+    assert found.select(["object_id", *votes]).equals(original.select(["object_id", *votes]))
+    assert (
+        avader.open_catalogue(data).to_arrow()["image"].to_pylist() == original["image"].to_pylist()
+    )
+    assert 0.0012 < found["reconstruction_error"].to_numpy().mean() < 0.0022
+
+
 @pytest.fixture(scope="module")
 def sky(real_data, published, tmp_path_factory) -> dict[str, str]:
     """Folders of 600 SDSS cutouts packed by pixels, classified, and made a HATS collection."""

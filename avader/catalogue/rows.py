@@ -52,11 +52,6 @@ def image_shape(field: pa.Field) -> tuple[int, ...]:
     return tuple(json.loads(field.metadata[b"shape"]))
 
 
-def value_dtype(field: pa.Field) -> np.dtype:
-    """numpy type of a vector or tensor column's values."""
-    return np.dtype(field.type.value_type.to_pandas_dtype())
-
-
 def table(
     schema: pa.Schema, columns: Mapping[str, np.ndarray | pa.Array | pa.ChunkedArray]
 ) -> pa.Table:

@@ -49,16 +49,20 @@ class Column:
     def holds(self, found: pa.DataType) -> bool:
         """Whether a file's column of this type is the one declared, whatever its length.
 
-        Images of cutouts are tensors, of either pixel type.
+        Images of cutouts are tensors, of either pixel type, or files.
         """
         if isinstance(found, pa.FixedShapeTensorType):
             return self.name == "image" and found.value_type in PIXEL_TYPES.values()
+        if found == FILE_TYPE:
+            return self is _CUTOUT_IMAGE
         if self.length:
             return pa.types.is_fixed_size_list(found) and found.value_type == self.type
         return found == self.type
 
 
 PIXEL_TYPES = {"uint8": pa.uint8(), "float16": pa.float16()}
+FILE_TYPE = pa.large_binary()
+"""Of images that are stored as the bytes that came."""
 
 
 _OBJECT_ID = Column("object_id", pa.string(), "", "meta.id;meta.main", "the survey's own id")
@@ -93,17 +97,19 @@ _MASK_FRACTION = Column(
     "mask_fraction", pa.float32(), "", "stat.value", "share of pixels of the central source"
 )
 
+_CUTOUT_IMAGE = Column(
+    "image",
+    pa.uint8(),
+    "",
+    "meta.dataset;obs.image",
+    "model-ready pixels, tensor [C, H, W]; or with `--store bytes` the file that came, binary",
+    "CHW",
+)
+
 CUTOUT_COLUMNS = (
     _OBJECT_ID,
     *_POSITION,
-    Column(
-        "image",
-        pa.uint8(),
-        "",
-        "meta.dataset;obs.image",
-        "model-ready pixels, tensor [C, H, W]",
-        "CHW",
-    ),
+    _CUTOUT_IMAGE,
     Column(
         "limit_low", pa.float64(), "", "phot.flux;stat.min", "flux at pixel value 0, input units"
     ),
@@ -220,15 +226,17 @@ def cutout_schema(
     positions: bool,
     optional: Iterable[str] = (),
     carried: Iterable[pa.Field] = (),
+    files: bool = False,
 ) -> pa.Schema:
-    """Columns of a cutout shard; shape is (C, H, W), dtype uint8 or float16.
+    """Columns of a cutout shard; shape is (C, H, W), dtype uint8 or float16, of its pixels.
 
-    optional: names of other optional columns to include.
+    optional: names of other optional columns to include. files: whether it holds the bytes that
+    came, not their pixels.
     """
-    tensor = pa.fixed_shape_tensor(PIXEL_TYPES[dtype], shape)
+    image = FILE_TYPE if files else pa.fixed_shape_tensor(PIXEL_TYPES[dtype], shape)
     lengths = {"M": -(-shape[1] * shape[2] // 8)}
     fields = [
-        pa.field("image", tensor, nullable=False)
+        pa.field("image", image, nullable=False)
         if column.name == "image"
         else _field(column, lengths)
         for column in _present(CUTOUT_COLUMNS, positions, optional)

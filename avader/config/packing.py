@@ -73,7 +73,7 @@ class ServiceSettings(Section):
 
 
 class PackSettings(UnitSettings):
-    """Pack cutouts into shards of model-ready pixels."""
+    """Pack cutouts into shards, as model-ready pixels or as the bytes that came."""
 
     source: str
     """A folder or glob of PNG, JPEG or FITS files, or a Parquet table of image bytes or paths, or
@@ -83,6 +83,10 @@ class PackSettings(UnitSettings):
     add: bool = False
     """Add to the finished data set in `out`, as its next increment: prepared as the first one was,
     cut at the same pixels; ids that are there already are refused."""
+    store: Literal["pixels", "bytes"] = "pixels"
+    """pixels: ready for a model, and fast to read. bytes: each file as it came, prepared when it is
+    read, so that models with other preprocessing can classify the same data set. Cutouts that
+    `preprocessing` refuses are left out of both."""
     like: str | None = None
     """URI of a model folder whose preprocessing is taken; `--preprocessing.*` overrides it."""
     id_column: str = "object_id"
@@ -104,8 +108,9 @@ class PackSettings(UnitSettings):
     rows_per_shard: int = Field(0, ge=0)
     """Objects that make one shard, or at most one where they have positions: a shard is then a
     HEALPix pixel, of an order that follows its objects. 0 takes 1000; with positions as many as
-    are 128 MB of packed pixels, but 1000 to a 64th of the source where that is less; from a survey
-    service 100, since a run that was stopped asks again for the shards it had not finished."""
+    are 128 MB of images as stored, but 1000 to a 64th of the source where that is less; from a
+    survey service 100, since a run that was stopped asks again for the shards it had not
+    finished."""
     service: ServiceSettings = ServiceSettings()
     """Where the images of a table of positions come from."""
     preprocessing: Preprocessing = Preprocessing()

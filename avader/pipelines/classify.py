@@ -1,6 +1,7 @@
 """`classify`: packed cutouts become a catalogue of morphological components.
 
-A unit is a shard of cutouts; its part has the same name. Numbers depend on the image and the
+A unit is a shard of cutouts; its part has the same name. Stored files are prepared as the model's
+own were. Numbers depend on the image and the
 model alone: the engine computes fixed tiles, posteriors are in float64 from what it encoded.
 """
 
@@ -46,6 +47,24 @@ def run(settings: ClassifySettings) -> None:
             growth.publish(out, at + 1)
 
 
+def preparation(data: Manifest, model: ModelFiles) -> Preprocessing:
+    """How a data set's images become what a model sees.
+
+    As they were packed; or, where files are stored, as the model's own were, but for what says
+    nothing of pixels: which extensions of these files hold them, and whether masks are kept.
+    """
+    packed = Preprocessing(**data.settings["preprocessing"])
+    if not as_bytes(data):
+        return packed
+    own = packed.model_dump(include={"extensions", "source_mask"})
+    return Preprocessing(**{**model.config["preprocessing"], **own})
+
+
+def as_bytes(data: Manifest) -> bool:
+    """Whether a data set holds files, which are prepared when they are read."""
+    return data.settings.get("store", "pixels") == "bytes"
+
+
 def check_match(
     data: Manifest, model: ModelFiles, *, accepted: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -53,7 +72,7 @@ def check_match(
 
     Raises InputError where data and model differ otherwise, with both shown.
     """
-    packed = _pixel_settings(data.settings["preprocessing"])
+    packed = _pixel_settings(preparation(data, model).model_dump(mode="json"))
     wanted = _pixel_settings(model.config["preprocessing"])
     unknown = sorted(set(accepted) - wanted.keys())
     if unknown:
@@ -63,7 +82,7 @@ def check_match(
     differing = {
         name: {"model": wanted[name], "data": packed.get(name)}
         for name in wanted
-        if packed.get(name) != wanted[name]
+        if packed.get(name) != wanted[name] and not (name == "extensions" and as_bytes(data))
     }
     refused = [name for name in differing if name not in accepted]
     if refused:
@@ -78,7 +97,7 @@ def check_match(
         )
     network = model.config["network"]
     shape = [network["bands"], network["size"], network["size"]]
-    if list(data.settings["shape"]) != shape:
+    if not as_bytes(data) and list(data.settings["shape"]) != shape:
         raise InputError(
             f"wanted cutouts of {shape} (bands, height, width), got {data.settings['shape']} in "
             f"{storage.public_uri(data.uri)}; pack them with `--like MODEL`"

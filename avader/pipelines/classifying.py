@@ -1,6 +1,5 @@
 """What `classify` does where there is work: units of cutouts become rows, by a pool of models."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,16 +17,20 @@ from avader.inference.symmetry import stability
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
+from avader.pipelines.classify import as_bytes, preparation
 from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
-from avader.pipelines.memory import Need, image_bytes, network_bytes
+from avader.pipelines.memory import Need, file_bytes, image_bytes, network_bytes
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Unit
+from avader.survey.stored import prepared
 
 Columns = dict[str, np.ndarray]
+Read = tuple[pa.Table, list[rows.Reject]]
+"""Cutouts of model-ready pixels, and what could not be made one."""
 
 
 def classify(
@@ -45,13 +48,13 @@ def classify(
         opening=f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
         f"with model {model.digest[:12]}",
         prepare=lambda: [
-            Stage("read", partial(partial, _read, data.uri)),
+            Stage("read", partial(partial, _read, data.uri, _preparing(data, model))),
             Stage("classify", partial(ClassifyUnit, settings), pooled=True),
         ],
         trial=Trial(
             data.totals["rows"],
             sum(part["size"] for part in data.parts),
-            partial(_trial, settings, data),
+            partial(_trial, settings, data, _preparing(data, model)),
         ),
         progress=Progress("classified", data.totals["rows"]),
         facts=_facts(model),
@@ -69,20 +72,42 @@ def classify(
         close(written, model, out=settings.out, address=settings.summary_url)
 
 
-def _trial(settings: ClassifySettings, data: Manifest) -> Callable[[], UnitRows]:
+def _preparing(data: Manifest, model: ModelFiles) -> Callable[[pa.Table], Read]:
+    """Of a shard as stored: what the model takes."""
+    if not as_bytes(data):
+        return _ready
+    network = model.config["network"]
+    shape = network["bands"], network["size"], network["size"]
+    return partial(prepared, preprocessing=preparation(data, model), shape=shape)
+
+
+def _ready(cutouts: pa.Table) -> Read:
+    return cutouts, []
+
+
+def _trial(
+    settings: ClassifySettings, data: Manifest, prepare: Callable[[pa.Table], Read]
+) -> Callable[[], UnitRows]:
     part = next(part for part in data.parts if part["rows"])
     cutouts = shards.read_part(data.uri, part["path"]).slice(0, TRIAL_ROWS)
-    return partial(ClassifyUnit(settings), Unit("trial", {}), cutouts)
+    unit = ClassifyUnit(settings)
+    return lambda: unit(Unit("trial", {}), prepare(cutouts))
 
 
 def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need:
-    """What a worker takes: pixels as the file that was read, as a table and as one array."""
-    residuals = 3 * 8 * images_at_once(settings) * math.prod(data.settings["shape"])
+    """What a worker takes: pixels as the file that was read, as a table and as one array.
+
+    Where files are stored, these as read and as a table besides.
+    """
+    network = model.config["network"]
+    image = network["bands"] * network["size"] ** 2
+    wanted = preparation(data, model).model_dump(mode="json")
+    each = image_bytes({"shape": [image], "preprocessing": wanted})
     return Need(
-        pixels=image_bytes(data.settings) * max((part["rows"] for part in data.parts), default=0),
+        pixels=(each + file_bytes(data)) * max((part["rows"] for part in data.parts), default=0),
         copies=2.5,
-        besides=network_bytes(model.config["network"], tile=settings.tile, device=settings.device)
-        + residuals,
+        besides=network_bytes(network, tile=settings.tile, device=settings.device)
+        + 3 * 8 * images_at_once(settings) * image,
         device=settings.device,
     )
 
@@ -99,8 +124,8 @@ def _facts(model: ModelFiles) -> dict[str, Any]:
     }
 
 
-def _read(uri: str, unit: Unit, _: None) -> pa.Table:
-    return shards.read_whole_part(uri, unit.inputs)
+def _read(uri: str, prepare: Callable[[pa.Table], Read], unit: Unit, _: None) -> Read:
+    return prepare(shards.read_whole_part(uri, unit.inputs))
 
 
 @dataclass
@@ -121,20 +146,21 @@ class ClassifyUnit:
         )
         self.low_likelihood = self.model.config["low_likelihood"]
 
-    def __call__(self, unit: Unit, cutouts: pa.Table) -> UnitRows:
+    def __call__(self, unit: Unit, read: Read) -> UnitRows:
         """Classify a shard's cutouts batch by batch."""
+        cutouts, rejects = read
         pixels = rows.pixels(cutouts["image"])
         batch = images_at_once(self.settings)
         parts = [self.numbers(pixels[at : at + batch]) for at in range(0, len(pixels), batch)]
         columns = _concatenated(parts, self.numbers(pixels[:0]))
         good = np.isfinite(columns["log_likelihood"])
         good &= np.isfinite(columns["latent_logvar"]).all(axis=1)
-        rejects = [
+        rejects = rejects + [
             rows.Reject(str(name), Reason.NOT_FINITE, "the encoder's output is not finite")
             for name in cutouts["object_id"].filter(pa.array(~good)).to_pylist()
         ]
         return UnitRows(
-            rows_in=cutouts.num_rows,
+            rows_in=cutouts.num_rows + len(read[1]),
             table=self._table(cutouts, columns).filter(pa.array(good)),
             rejects=rows.reject_table(rejects, unit.name),
         )

@@ -20,7 +20,7 @@ from avader.errors import InputError
 from avader.io import growth, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.dry_run import Trial
-from avader.pipelines.memory import joining_need
+from avader.pipelines.memory import file_bytes, joining_need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
@@ -60,7 +60,7 @@ def run(settings: CompactSettings) -> None:
         progress=Progress("compacted", held.totals["rows_in"], noun="objects"),
         facts=held.facts,
         provenance={**held.provenance, **provenance(), "compacted": held.digest},
-        need=joining_need(schema, plan.units),
+        need=joining_need(schema, plan.units, stored=file_bytes(held)),
     )
     if written is not None:
         totals = written.totals

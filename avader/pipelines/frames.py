@@ -10,6 +10,7 @@ from avader.errors import InputError
 from avader.images.orientation import Orientation, to_sky
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
+from avader.recipe import Preprocessing
 from avader.report.compose import Material
 from avader.report.summary import Chosen
 
@@ -20,26 +21,23 @@ ON_SKY = (
 CANONICAL = "Galaxies lie in the canonical frame: the major axis across, more light right and up."
 
 
-def is_canonical(data: Manifest) -> bool:
-    """Whether cutouts were packed in the canonical frame."""
-    return data.settings["preprocessing"].get("orientation", "sky") == "canonical"
-
-
-def check_frame(frame: str, data: Manifest) -> None:
+def check_frame(frame: str, prepared: Preprocessing, data: Manifest) -> None:
     """Raise InputError where the canonical frame is asked of cutouts in the sky's frame."""
-    if frame == "canonical" and not is_canonical(data):
+    if frame == "canonical" and prepared.orientation != "canonical":
         raise InputError(
             "--frame canonical: wanted cutouts packed with --preprocessing.orientation canonical, "
             f"got {storage.public_uri(data.uri)} in the sky's frame; pack them so, or leave --frame"
         )
 
 
-def in_frame(material: Material, frame: str, *, catalogue: Manifest, data: Manifest) -> Material:
+def in_frame(
+    material: Material, frame: str, *, catalogue: Manifest, prepared: Preprocessing
+) -> Material:
     """The material with its galaxies in the frame that is asked for, and a sentence that says so.
 
-    material: as packed. Cutouts of the sky's frame stay as they are.
+    material: as the model saw it; prepared: how. Cutouts of the sky's frame stay as they are.
     """
-    if not is_canonical(data):
+    if prepared.orientation != "canonical":
         return material
     if frame != "sky":
         return replace(material, frame=CANONICAL)

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from avader.errors import InputError
+from avader.io.manifest import Manifest
 from avader.pipelines.progress import size
 from avader.plan import Unit
 
@@ -80,22 +81,30 @@ def network_bytes(network: Mapping[str, Any], *, tile: int, device: str = "cpu")
     return 4 * LAYERS * tile * network["size"] ** 2 * max(network["bands"], *network["filters"])
 
 
-def packing_need(settings: Mapping[str, Any]) -> Need:
-    """What a worker takes that packs; settings: of the plan.
+def packing_need(settings: Mapping[str, Any], *, stored: int) -> Need:
+    """What a worker takes that packs; settings: of the plan; stored: bytes of an image as stored.
 
-    Pixels one by one, as one array, in order, and as the file with its encoding; and the images as
+    Images one by one, as one array, in order, and as the file with its encoding; and the images as
     they came, which are taken to be no larger.
     """
-    return Need(pixels=image_bytes(settings) * settings["rows_per_shard"], copies=7.0)
+    return Need(pixels=stored * settings["rows_per_shard"], copies=7.0)
 
 
-def joining_need(schema: pa.Schema, units: Iterable[Unit]) -> Need:
+def joining_need(schema: pa.Schema, units: Iterable[Unit], *, stored: int = 0) -> Need:
     """What a worker takes that joins parts: their bytes, their rows twice, and the file.
 
-    units: each with the rows of its parts.
+    units: each with the rows of its parts. stored: bytes of a file that rows hold.
     """
     most = max((sum(part["rows"] for part in unit.inputs["parts"]) for unit in units), default=0)
-    return Need(pixels=most * sum(_width(field.type) for field in schema), copies=4.0)
+    width = stored + sum(_width(field.type) for field in schema)
+    return Need(pixels=most * width, copies=4.0)
+
+
+def file_bytes(data: Manifest) -> int:
+    """Bytes of a stored file, on average, of cutouts stored so; else 0."""
+    if data.settings.get("store", "pixels") != "bytes":
+        return 0
+    return sum(part["size"] for part in data.parts) // max(1, data.totals["rows"])
 
 
 def _width(kind: pa.DataType) -> int:

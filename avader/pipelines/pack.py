@@ -1,4 +1,4 @@
-"""`pack`: cutouts of any source become shards of model-ready pixels with a manifest."""
+"""`pack`: cutouts of any source become shards, of pixels or files, with a manifest."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,13 +40,15 @@ def run(settings: PackSettings) -> None:
     source, service = _open(settings), service_of(settings.service)
     if service is not None:
         check_service(service, source, preprocessing)
-    plan = plan_packing(settings, source, preprocessing, service, increment)
+    plan, stored = plan_packing(settings, source, preprocessing, service, increment)
+    shape = tuple(plan.settings["shape"])
     columns = schema.cutout_schema(
-        tuple(plan.settings["shape"]),
+        shape,
         dtype=preprocessing.dtype,
         positions=source.has_positions,
         optional=schema.source_names(preprocessing),
         carried=source.carried,
+        files=plan.settings["store"] == "bytes",
     )
     increment.check(plan, columns)
     if number := increment.packed_before(plan):
@@ -58,7 +60,7 @@ def run(settings: PackSettings) -> None:
     if service is not None and not settings.dry_run and not manifest.is_finished(increment.out):
         witness = find_witness(service, source.units(ROWS_OF_SERVICE), **asked)
 
-    worker = PackUnit(preprocessing, columns, Duplicates({}))
+    worker = PackUnit(preprocessing, shape, columns, Duplicates({}))
 
     def prepare() -> list[Stage]:
         told = replace(worker, duplicates=find_duplicates(source.units(ROWS), increment.before))
@@ -80,7 +82,7 @@ def run(settings: PackSettings) -> None:
         trial=_trial(settings, source, plan.units, service, worker),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
-        need=packing_need(plan.settings),
+        need=packing_need(plan.settings, stored=stored),
     )
     if not settings.dry_run:
         growth.publish(increment.root, increment.number)

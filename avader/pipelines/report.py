@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avader.api import Model, load_model
-from avader.catalogue import rows as catalogue_rows
 from avader.catalogue.provenance import CITATION
 from avader.catalogue.schema import FLAG_MEANINGS
 from avader.config import ReportSettings
@@ -22,12 +22,14 @@ from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.sample import mixture_arrays
 from avader.model.files import build_model, parse_config
+from avader.pipelines.classify import preparation
 from avader.pipelines.frames import check_frame, in_frame
 from avader.pipelines.progress import Progress, say
 from avader.report.compose import Material, compose
 from avader.report.history import Value, from_csv
 from avader.report.page import Fact, RejectReason, render
 from avader.report.summary import MEMBERS, Chosen, Rows, Summary
+from avader.survey.stored import ReadPixels, pixels_of
 
 COLUMNS = (
     "object_id",
@@ -47,11 +49,12 @@ def run(settings: ReportSettings) -> None:
     files = read_model(storage.absolute(settings.model))
     _check_model(catalogue, files)
     data = _open_data(settings, catalogue)
-    check_frame(settings.frame, data)
+    prepared = preparation(data, files)
+    check_frame(settings.frame, prepared, data)
     say(f"reporting on {catalogue.totals['rows']:,} galaxies")
     material = _gather(settings, catalogue, data, files)
     page = compose(
-        in_frame(material, settings.frame, catalogue=catalogue, data=data),
+        in_frame(material, settings.frame, catalogue=catalogue, prepared=prepared),
         subtitle=f"Catalogue {storage.public_uri(settings.catalogue)}, model {files.digest[:12]}",
         flag_meanings={
             flag.name.lower(): (flag.value, meaning)
@@ -113,7 +116,8 @@ def _gather(
     )
     latent = mixture.means.shape[1]
     latents = np.array([one.latent for one in summary.examples], np.float32).reshape(-1, latent)
-    images, reconstructions = read_images(data, chosen), model.decode(latents)
+    images = read_images(data, chosen, _reader(data, files))
+    reconstructions = model.decode(latents)
     return Material(
         summary=summary,
         images=images,
@@ -190,14 +194,26 @@ def _vectors(column: pa.ChunkedArray) -> np.ndarray:
     return values.reshape(-1, column.type.list_size)
 
 
-def read_images(data: Manifest, chosen: Iterable[Chosen]) -> dict[int, np.ndarray]:
-    """Pixels (C, H, W), float32 in [0, 1], of chosen rows by their number; from their shards."""
+def _reader(data: Manifest, model: ModelFiles) -> ReadPixels:
+    """What gives the pixels that the model saw."""
+    network = model.config["network"]
+    shape = network["bands"], network["size"], network["size"]
+    return partial(pixels_of, preprocessing=preparation(data, model), shape=shape)
+
+
+def read_images(
+    data: Manifest, chosen: Iterable[Chosen], read: ReadPixels
+) -> dict[int, np.ndarray]:
+    """Pixels (C, H, W), float32 in [0, 1], of chosen rows by their number; from their shards.
+
+    read: of a column of images, the pixels.
+    """
     by_part: dict[str, dict[str, set[int]]] = {}
     for one in chosen:
         by_part.setdefault(one.part, {}).setdefault(one.object_id, set()).add(one.row)
     images: dict[int, np.ndarray] = {}
     for part, numbers in sorted(by_part.items()):
-        found = _read_shard(storage.join(data.uri, part), numbers.keys())
+        found = _read_shard(storage.join(data.uri, part), numbers.keys(), read)
         missing = sorted(numbers.keys() - found.keys())
         if missing:
             raise InputError(
@@ -208,7 +224,7 @@ def read_images(data: Manifest, chosen: Iterable[Chosen]) -> dict[int, np.ndarra
     return images
 
 
-def _read_shard(uri: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+def _read_shard(uri: str, wanted: Iterable[str], read: ReadPixels) -> dict[str, np.ndarray]:
     """Images of the ids wanted, by id; only row groups that hold one are decoded."""
     wanted = set(wanted)
     found: dict[str, np.ndarray] = {}
@@ -221,8 +237,10 @@ def _read_shard(uri: str, wanted: Iterable[str]) -> dict[str, np.ndarray]:
             hits = [(row, name) for row, name in enumerate(ids) if name in wanted]
             if hits:
                 table = shard.read_row_group(group, ["image"], use_threads=False)
-                pixels = catalogue_rows.pixels(table["image"])
-                found |= {name: _unit_scale(pixels[row]) for row, name in hits}
+                pixels = read(table["image"].take(pa.array([row for row, _ in hits])))
+                found |= {
+                    name: _unit_scale(image) for image, (_, name) in zip(pixels, hits, strict=True)
+                }
     return found
 
 

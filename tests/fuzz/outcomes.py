@@ -14,6 +14,7 @@ from avader.pipelines.packing.worker import PackUnit
 from avader.recipe import Preprocessing
 from avader.survey.sky import sky_units
 from avader.survey.sources import Columns, open_source, read_ids
+from avader.survey.stored import prepared
 from tests.fuzz.cases import Case, case
 from tests.fuzz.work import work
 
@@ -80,18 +81,20 @@ def table_outcome(given: Case, folder: Path) -> str:
     except InputError as error:
         return _refused(error, "table refused")
     settings = Preprocessing(**SETTINGS, weights=(1.0,), bands=(0,))
+    shape, files = (1, 16, 16), given.number % 16 == 5
     columns = schema.cutout_schema(
-        (1, 16, 16),
+        shape,
         dtype=settings.dtype,
         positions=source.has_positions,
         optional=schema.source_names(settings),
         carried=source.carried,
+        files=files,
     )
     outcome = "table packed"
     for unit in units:
         try:
             count = len(read_ids(unit))
-            made = PackUnit(settings, columns, Duplicates({}))(unit, None)
+            made = PackUnit(settings, shape, columns, Duplicates({}))(unit, None)
         except InputError as error:
             outcome = _refused(error, "unit refused")
             continue
@@ -99,6 +102,9 @@ def table_outcome(given: Case, folder: Path) -> str:
         assert planned == count == made.rows_in
         assert made.rows_in == made.table.num_rows + made.rejects.num_rows, "a row is lost"
         made.table.validate(full=True)
+        if files:
+            again, refused = prepared(made.table, settings, shape)
+            assert (again.num_rows, refused) == (made.table.num_rows, [])
         assert set(made.rejects["reason"].to_pylist()) <= set(Reason)
     return outcome
 

@@ -46,7 +46,7 @@ def packed(folder: Path, kind):
     shape = read_cutout(good, preprocessing).pixels.shape
     columns = schema.cutout_schema(shape, dtype="uint8", positions=True)
     (unit,) = source.units(10)
-    return PackUnit(preprocessing, columns, Duplicates({}))(unit, None)
+    return PackUnit(preprocessing, shape, columns, Duplicates({}))(unit, None)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -168,7 +168,7 @@ def test_encodings_that_are_not_finite_are_rejects(model, data, tmp_path, monkey
         return mean, logvar
 
     monkeypatch.setattr(worker.model, "encode", faulty)
-    made = worker(Unit("a", {}), avader.open_catalogue(data).to_arrow()[:20])
+    made = worker(Unit("a", {}), (avader.open_catalogue(data).to_arrow()[:20], []))
     assert (made.rows_in, made.table.num_rows) == (20, 18)
     assert made.rejects["object_id"].to_pylist() == ["g0002", "g0005"]
     assert set(made.rejects["reason"].to_pylist()) == {"not_finite"}

@@ -188,7 +188,7 @@ class TestPlan:
     def plan(self, source: str, preprocessing: Preprocessing, **settings):
         settings = PackSettings(source=source, out="out", **settings)
         opened = open_source(source, columns=Columns())
-        return plan_packing(settings, opened, preprocessing, None, Increment("out"))
+        return plan_packing(settings, opened, preprocessing, None, Increment("out"))[0]
 
     @pytest.mark.parametrize(
         ("preprocessing", "rows"),

@@ -195,7 +195,7 @@ def test_pictures_are_those_of_the_catalogue(folders, html):
 
 def test_images_are_read_by_id_from_their_shards(folders):
     summary = report.summarise(manifest.read_manifest(folders.catalogue))
-    images = report.read_images(manifest.read_manifest(folders.data), summary.examples)
+    images = report.read_images(manifest.read_manifest(folders.data), summary.examples, rows.pixels)
     assert len(images) == 24
     for row, image in images.items():
         np.testing.assert_array_equal(image, folders.images[row].astype(np.float32) / 255)

@@ -46,6 +46,22 @@ class Increment:
         """Objects of a shard, as the first increment has them; 0 where this is the first."""
         return self.before[0].settings["rows_per_shard"] if self.before else 0
 
+    def store(self, settings: PackSettings) -> str:
+        """How images are stored: as the first increment's are, or as asked where this is it.
+
+        Raises InputError where the command says itself what they are not.
+        """
+        if not self.before:
+            return settings.store
+        held = str(self.before[0].settings.get("store", "pixels"))
+        if "store" in settings.model_fields_set and settings.store != held:
+            raise InputError(
+                f"--add: wanted images stored as in {storage.public_uri(self.root)}: store is "
+                f"{held} there, {settings.store} in the command; leave it out, or pack into "
+                "another --out"
+            )
+        return held
+
     def preprocessing(self, wanted: Preprocessing, asked: dict[str, Any]) -> Preprocessing:
         """The data set's own; `wanted` where this is the first increment.
 
@@ -79,10 +95,11 @@ class Increment:
             return
         first = self.before[0]
         found = shards.read_schema(first.uri, first.paths[0])
-        ours, theirs = ({f"{f.name} {f.type}" for f in s} for s in (columns, found))
-        if ours != theirs:
-            changes = [f"no {name}" for name in sorted(theirs - ours)]
-            changes += [f"also {name}" for name in sorted(ours - theirs)]
+        # By pyarrow's own comparison: Parquet gives the same lists other texts.
+        ours, theirs = ({field.name: field.type for field in each} for each in (columns, found))
+        changes = [f"no {n} {theirs[n]}" for n in sorted(theirs) if ours.get(n) != theirs[n]]
+        changes += [f"also {n} {ours[n]}" for n in sorted(ours) if theirs.get(n) != ours[n]]
+        if changes:
             raise InputError(
                 f"--add: wanted the columns of {storage.public_uri(self.root)}, came "
                 f"{', '.join(changes)}; change the source, or pack into another --out"

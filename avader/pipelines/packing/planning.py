@@ -21,11 +21,12 @@ from avader.recipe import Preprocessing
 from avader.survey.services import Service
 from avader.survey.sky import sky_units, times_read
 from avader.survey.sources import Source, read_objects
+from avader.survey.stored import Shape
 
 # Objects that make a shard, and those of a survey service.
 ROWS_PER_SHARD, ROWS_OF_SERVICE = 1000, 100
-DECODED_BYTES = 128_000_000
-"""Most bytes of a shard's pixels, decoded, where shards are pixels of the sky."""
+STORED_BYTES = 128_000_000
+"""Most bytes of a shard's images, pixels decoded, where shards are pixels of the sky."""
 FEWEST_SHARDS = 64
 """What a source with positions makes at least, if it has objects enough: for its workers."""
 SCATTERED, MUCH = 10, 10**10
@@ -38,15 +39,20 @@ def plan_packing(
     preprocessing: Preprocessing,
     service: Service | None,
     increment: Increment,
-) -> Plan:
-    """The plan of packing a source. Raises InputError where it has no usable cutout."""
-    shape = _shape(source, preprocessing, service)
+) -> tuple[Plan, int]:
+    """The plan of packing a source, and bytes of an image as stored.
+
+    Raises InputError where the source has no usable cutout.
+    """
+    store = increment.store(settings)
+    shape, file = _sizes(source, preprocessing, service, store)
+    stored = math.prod(shape) * np.dtype(preprocessing.dtype).itemsize
+    if store == "bytes":
+        stored = file
     limit = (
-        settings.rows_per_shard
-        or increment.rows_per_shard
-        or _usual_rows(source, preprocessing, shape, service)
+        settings.rows_per_shard or increment.rows_per_shard or _usual_rows(source, stored, service)
     )
-    return Plan(
+    plan = Plan(
         kind="cutouts",
         settings={
             "source": storage.public_uri(storage.absolute(settings.source)),
@@ -61,6 +67,7 @@ def plan_packing(
             "service": None if service is None else service.content,
             "preprocessing": preprocessing.model_dump(mode="json"),
             "shape": shape,
+            "store": store,
             "writer": shards.WRITER,
             "versions": package_versions(),
         },
@@ -68,6 +75,7 @@ def plan_packing(
         if source.has_positions
         else source.units(limit),
     )
+    return plan, stored
 
 
 def describe_units(units: Sequence[Unit]) -> str:
@@ -92,41 +100,40 @@ def describe_scatter(source: Source, plan: Plan) -> str:
     )
 
 
-def _usual_rows(
-    source: Source,
-    preprocessing: Preprocessing,
-    shape: tuple[int, int, int],
-    service: Service | None,
-) -> int:
-    """Objects of a shard where nobody says how many."""
+def _usual_rows(source: Source, stored: int, service: Service | None) -> int:
+    """Objects of a shard where nobody says how many; stored: bytes of an image."""
     if service is not None:
         return ROWS_OF_SERVICE
     if not source.has_positions:
         return ROWS_PER_SHARD
-    by_bytes = DECODED_BYTES // (math.prod(shape) * np.dtype(preprocessing.dtype).itemsize)
+    by_bytes = STORED_BYTES // stored
     return max(1, min(by_bytes, max(ROWS_PER_SHARD, source.objects // FEWEST_SHARDS)))
 
 
-def _shape(
-    source: Source, preprocessing: Preprocessing, service: Service | None
-) -> tuple[int, int, int]:
-    """(C, H, W) of the packed pixels: where the bands are not declared, the service's, or the
-    first good cutout's.
+def _sizes(
+    source: Source, preprocessing: Preprocessing, service: Service | None, store: str
+) -> tuple[Shape, int]:
+    """(C, H, W) of the pixels: where the bands are not declared, the service's, or the first good
+    cutout's. And bytes of that one's file, where files are stored.
 
     Raises InputError where it needs a good cutout and there is none.
     """
-    bands = output_bands(preprocessing)
-    if bands is None and service is not None:
-        bands = service.planes
-    bands = bands or _first_bands(source, preprocessing)
-    return bands, preprocessing.size, preprocessing.size
+    side = preprocessing.size
+    bands, file = output_bands(preprocessing), 0
+    if service is not None:  # its files are taken to be no larger than their pixels
+        bands, file = bands or service.planes, service.size**2
+    elif bands is None or store == "bytes":
+        bands, file = _first_good(source, preprocessing)
+    return (bands, side, side), file
 
 
-def _first_bands(source: Source, preprocessing: Preprocessing) -> int:
+def _first_good(source: Source, preprocessing: Preprocessing) -> tuple[int, int]:
+    """Bands and bytes of the first good cutout."""
     last = "the source is empty"
     for row in _first_rows(source):
+        image = row["image"] or b""
         try:
-            return len(read_cutout(row["image"] or b"", preprocessing).pixels)
+            return len(read_cutout(image, preprocessing).pixels), len(image)
         except CutoutError as error:
             last = str(error)
     raise InputError(

@@ -1,6 +1,6 @@
 """A unit of a source becomes rows of packed cutouts and rejects, some objects at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 from avader.catalogue import rows, schema
 from avader.catalogue.pixels import healpix_29, position_problem
 from avader.images.checks import CutoutError, Reason
-from avader.images.cutouts import Cutout, read_cutout
+from avader.images.cutouts import Cutout
 from avader.pipelines.duplicates import Duplicates
 from avader.pipelines.services import place_of
 from avader.pipelines.stages import UnitRows
@@ -18,16 +18,19 @@ from avader.plan import Unit
 from avader.recipe import Preprocessing
 from avader.survey.client import Client
 from avader.survey.sources import read_objects
+from avader.survey.stored import Shape, checked_cutout, image_columns, stacked, stored_as_bytes
 
 
 @dataclass(frozen=True)
 class PackUnit:
     """Packs one unit: all that a worker process needs to know.
 
+    shape: (C, H, W) of the pixels, which are made, and so checked, where files are stored too.
     client: the worker's own connections to a survey service, where images come from one.
     """
 
     preprocessing: Preprocessing
+    shape: Shape
     schema: pa.Schema
     duplicates: Duplicates
     client: Client | None = None
@@ -53,19 +56,24 @@ class PackUnit:
         """Packed cutouts of some objects, and what was refused of them."""
         kept: list[int] = []
         cutouts: list[Cutout] = []
+        images: list[Any] = []
         rejects: list[rows.Reject] = []
         repeated = self.duplicates.of(source["source_row"].to_numpy())
         answers = self._ask(source, repeated)
         for number, row in enumerate(light_rows(source)):
             try:
                 self._check(row, repeated.get(number))
-                cutouts.append(self._prepare(answers.get(number, row["image"])))
+                image = _there(answers.get(number, row["image"]))
+                cutout = checked_cutout(image, self.preprocessing, self.shape)
+                images.append(image if self._as_bytes else cutout.pixels)
+                cutouts.append(cutout)
                 kept.append(number)
             except CutoutError as error:
                 rejects.append(rows.Reject(row["object_id"] or "", error.reason, error.detail))
         # Typed, since pyarrow takes an empty plain list for one of nulls.
         light = source.drop_columns(["image", "problem", "source_row"])
-        return self._table(light.take(pa.array(kept, pa.int64())), cutouts), rejects
+        light = light.take(pa.array(kept, pa.int64()))
+        return self._table(light, cutouts, images), rejects
 
     def _ask(self, source: pa.Table, repeated: Mapping[int, str]) -> dict[int, bytes | CutoutError]:
         """What the survey service gives for the rows that have nothing wrong so far, by row."""
@@ -93,29 +101,16 @@ class PackUnit:
             none = any(row[axis] is None or not np.isfinite(row[axis]) for axis in ("ra", "dec"))
             raise CutoutError(Reason.NO_POSITION if none else Reason.BAD_POSITION, problem)
 
-    def _prepare(self, image: bytes | CutoutError) -> Cutout:
-        """The cutout in an image. Raises CutoutError with what is wrong with it."""
-        if isinstance(image, CutoutError):
-            raise image
-        cutout = read_cutout(image, self.preprocessing)
-        wanted = tuple(self.schema.field("image").type.shape)
-        if cutout.pixels.shape != wanted:
-            raise CutoutError(
-                Reason.WRONG_BANDS, f"wanted {wanted[0]} bands, got {cutout.pixels.shape[0]}"
-            )
-        return cutout
+    @property
+    def _as_bytes(self) -> bool:
+        return stored_as_bytes(self.schema.field("image").type)
 
-    def _table(self, source: pa.Table, cutouts: list[Cutout]) -> pa.Table:
-        tensor = self.schema.field("image").type
-        pixels = [cutout.pixels for cutout in cutouts]
+    def _table(self, source: pa.Table, cutouts: list[Cutout], images: list[Any]) -> pa.Table:
         columns = dict(zip(source.column_names, source.columns, strict=True))
-        columns |= {
-            "image": np.stack(pixels) if pixels else np.zeros((0, *tensor.shape), np.uint8),
-            "limit_low": np.array([cutout.low for cutout in cutouts], np.float64),
-            "limit_high": np.array([cutout.high for cutout in cutouts], np.float64),
-            "flags": np.array([_flags(cutout) for cutout in cutouts], np.int32),
-        }
-        columns |= _source_columns(cutouts, self.schema)
+        columns["image"] = (
+            pa.array(images, schema.FILE_TYPE) if self._as_bytes else stacked(images, self.schema)
+        )
+        columns |= image_columns(cutouts, self.schema)
         if "_healpix_29" in self.schema.names:
             columns["_healpix_29"] = healpix_29(source["ra"].to_numpy(), source["dec"].to_numpy())
         return rows.table(self.schema, columns)
@@ -128,20 +123,11 @@ def _in_nested_order(table: pa.Table) -> pa.Table:
     return table.take(np.argsort(table["_healpix_29"].to_numpy(), kind="stable"))
 
 
-def _source_columns(cutouts: Sequence[Cutout], wanted: pa.Schema) -> dict[str, np.ndarray]:
-    """The optional columns about the central source, of those cutouts that have one."""
-    turns = [cutout.orientation for cutout in cutouts if cutout.orientation is not None]
-    masks = [cutout.source for cutout in cutouts if cutout.source is not None]
-    columns: dict[str, np.ndarray] = {
-        "orientation_angle": np.array([turn.angle for turn in turns], np.float32),
-        "orientation_flips": np.array([turn.flips for turn in turns], np.uint8),
-        "mask_fraction": np.array([mask.mean() for mask in masks], np.float32),
-    }
-    if "source_mask" in wanted.names:
-        packed = [np.packbits(mask) for mask in masks]
-        length = wanted.field("source_mask").type.list_size
-        columns["source_mask"] = np.array(packed, np.uint8).reshape(len(masks), length)
-    return columns
+def _there(image: bytes | CutoutError) -> bytes:
+    """The image's bytes. Raises CutoutError with why they are not there."""
+    if isinstance(image, CutoutError):
+        raise image
+    return image
 
 
 def light_rows(source: pa.Table, extra: str | None = None) -> Iterator[dict[str, Any]]:
@@ -153,11 +139,3 @@ def light_rows(source: pa.Table, extra: str | None = None) -> Iterator[dict[str,
     ]
     for batch in source.select(needed).to_batches(max_chunksize=64):
         yield from batch.to_pylist()
-
-
-def _flags(cutout: Cutout) -> int:
-    return (
-        cutout.saturated * schema.Flag.SATURATED
-        | cutout.touches_edge * schema.Flag.TOUCHES_EDGE
-        | cutout.masked * schema.Flag.MASKED_PIXELS
-    )

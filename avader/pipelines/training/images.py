@@ -19,6 +19,7 @@ from avader.io.manifest import Manifest
 from avader.pipelines.cluster import quieten_data
 from avader.pipelines.progress import size
 from avader.recipe import Recipe
+from avader.survey.stored import ReadPixels, pixel_reader
 from avader.training.data import (
     Images,
     MemoryImages,
@@ -106,9 +107,10 @@ def load_images(data: Manifest, recipe: Recipe) -> MemoryImages:
     rows = data.totals["rows"]
     pixels: Pixels = np.empty((rows, *none_pixels.shape[1:]), none_pixels.dtype)
     masks = None if none_masks is None else np.empty((rows, *none_masks.shape[1:]), np.uint8)
-    filled = 0
+    filled, read = 0, pixel_reader(data.settings)
     for part in (part for part in data.parts if part["rows"]):
-        images, bits = read_images(data.uri, part["path"], part["rows"], masked=masks is not None)
+        table = read_part(data.uri, part["path"], part["rows"], masked=masks is not None)
+        images, bits = part_images(table, read)
         pixels[filled : filled + len(images)] = images
         if masks is not None and bits is not None:
             masks[filled : filled + len(images)] = bits
@@ -122,11 +124,10 @@ def _edges(data: Manifest) -> Rows:
     return block_edges([part["rows"] for part in data.parts])
 
 
-def read_images(uri: str, path: str, rows: int, *, masked: bool) -> Content:
-    """A shard's pixels (B, C, H, W) and packed masks (B, H W / 8), where they are asked for.
+def read_part(uri: str, path: str, rows: int, *, masked: bool) -> pa.Table:
+    """A shard's images, and masks where they are asked for.
 
-    Raises InputError where it has not as many rows as the manifest lists, and for pixels that are
-    not finite.
+    Raises InputError where it has not as many rows as the manifest lists.
     """
     table = shards.read_part(uri, path, ["image", *(["source_mask"] if masked else [])])
     if table.num_rows != rows:
@@ -135,15 +136,16 @@ def read_images(uri: str, path: str, rows: int, *, masked: bool) -> Content:
             f"{table.num_rows:,}; the folder was changed after it was packed: run "
             "`avader verify`, then pack again"
         )
-    return part_images(table)
+    return table
 
 
-def part_images(table: pa.Table) -> Content:
+def part_images(table: pa.Table, read: ReadPixels) -> Content:
     """Pixels (B, C, H, W) and packed masks (B, H W / 8), where there are any, of a shard's rows.
 
-    Raises InputError for pixels that are not finite.
+    read: of the column of images, the pixels. Raises InputError for pixels that are not finite,
+    and for stored files that can't be prepared any more.
     """
-    pixels: Pixels = np.concatenate([chunk.to_numpy_ndarray() for chunk in table["image"].chunks])
+    pixels = read(table["image"])
     if pixels.dtype != np.uint8 and not np.isfinite(pixels).all():
         bad = int((~np.isfinite(pixels)).any(axis=(1, 2, 3)).sum())
         raise InputError(
@@ -228,6 +230,7 @@ class StreamedImages:
             fn_kwargs={
                 "uri": self.data.uri,
                 "masked": self.none[1] is not None,
+                "read": pixel_reader(self.data.settings),
                 "function": function,
             },
             compute=ray.data.TaskPoolStrategy(size=min(READERS, len(items))),
@@ -239,14 +242,17 @@ class StreamedImages:
             yield batch
 
 
-def _run_errand(batch: pa.Table, *, uri: str, masked: bool, function: Function) -> Batch:
+def _run_errand(
+    batch: pa.Table, *, uri: str, masked: bool, read: ReadPixels, function: Function
+) -> Batch:
     """What a function makes of one shard and the rows wanted of it, or what is wrong with it.
 
     Told as data: Ray Data wraps what a task raises in words of its own.
     """
     (errand,) = batch.to_pylist()
     try:
-        content = read_images(uri, errand["path"], errand["rows"], masked=masked)
+        table = read_part(uri, errand["path"], errand["rows"], masked=masked)
+        content = part_images(table, read)
     except InputError as error:
         return {"problem": np.array([str(error)])}
     return function(content, np.frombuffer(errand["wanted"], np.int64))
