@@ -2,6 +2,7 @@
 
     model = avader.load_model("models/published")
     catalogue = avader.open_catalogue("catalogues/galaxies")
+    objects = avader.regenerate("catalogues/synthetic", [7, 10**8 - 1])
 
 Each name is loaded on first use: importing avader itself loads neither torch, ray nor pyarrow.
 """
@@ -9,11 +10,11 @@ Each name is loaded on first use: importing avader itself loads neither torch, r
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avader.api import load_model, open_catalogue
+    from avader.api import load_model, open_catalogue, regenerate
 
     __version__: str
 
-__all__ = ["__version__", "load_model", "open_catalogue"]
+__all__ = ["__version__", "load_model", "open_catalogue", "regenerate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -24,9 +24,10 @@ from avader.inference.engine import Doubles, Engine, Floats, Images, Latents, Pr
 from avader.io import growth, models, shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
-from avader.mixture.sample import mixture_arrays, sample
+from avader.mixture.sample import Draw, mixture_arrays, sample
 from avader.model.files import build_model, parse_config
 from avader.survey.stored import pixel_reader, stored_as_bytes
+from avader.synthetic import SyntheticSky, check_layout, draw_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +114,11 @@ class Model:
             variance_scale=variance_scale,
         )
 
+    def sky(self, draw: Draw, *, orientation: str = "canonical") -> SyntheticSky:
+        """The synthetic sky of this model with these draws."""
+        draw.check(self.config["mixture"]["components"])
+        return SyntheticSky(self._engine, self._mixture, draw, orientation)
+
     def _latents(self, z: Latents) -> Latents:
         check_latents(z, latent=self._network.latent)
         return z
@@ -181,12 +187,7 @@ class Catalogue:
         Pixels as stored; of a data set that holds files, as the preprocessing that it was packed
         with makes them.
         """
-        wanted = np.asarray(row_numbers, np.int64)
-        total = self.manifest.totals["rows"]
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < total):
-            raise InputError(
-                f"wanted rows from 0 to {total - 1}, got {wanted.min()}..{wanted.max()}"
-            )
+        wanted = check_rows(row_numbers, self.manifest.totals["rows"])
         # Part by part, so that only parts that are needed are read.
         starts = np.cumsum([0, *(part["rows"] for part in self.manifest.parts)])
         owners = np.searchsorted(starts, wanted, side="right") - 1
@@ -211,3 +212,57 @@ def open_catalogue(uri: str) -> Catalogue:
     Raises InputError where the folder is not finished.
     """
     return Catalogue(growth.read_whole(storage.absolute(uri)))
+
+
+def regenerate(
+    catalogue: "str | Catalogue",
+    indices: Sequence[int] | NDArray[np.integer[Any]],
+    *,
+    model: str | None = None,
+    device: str = "cpu",
+) -> dict[str, NDArray[Any]]:
+    """Objects of a synthetic catalogue made again, from its manifest and its model alone.
+
+    catalogue: opened, or its URI. indices: of B objects, in any order. model: URI of its model's
+    folder, where that has moved. device: to decode on, torch's name.
+
+    Returns index (B,) int64, component (B,) int16, latent (B, D) float32, image (B, C, H, W) uint8,
+    and where objects lie at random on the sky orientation_angle and orientation_flips (B,). Bit
+    for bit what the catalogue holds; on another kind of machine or package version latents may
+    differ in their last bit, and pixels by 1. Raises InputError for indices beyond the catalogue,
+    another model, and a catalogue that is not synthetic.
+    """
+    opened = open_catalogue(catalogue) if isinstance(catalogue, str) else catalogue
+    held = opened.manifest
+    if held.kind != "synthetic":
+        raise InputError(
+            f"wanted a synthetic catalogue, got {storage.public_uri(held.uri)} of {held.kind}"
+        )
+    wanted = check_rows(indices, held.totals["rows"])
+    settings = held.settings
+    made = load_model(
+        model or settings["model_uri"],
+        device,
+        settings["precision"],
+        tile=settings["tile"],
+    )
+    if made.digest != settings["model"]:
+        raise InputError(
+            f"wanted the model of {storage.public_uri(held.uri)}, {settings['model']}, got "
+            f"{made.digest} in {storage.public_uri(model or settings['model_uri'])}; give model="
+        )
+    check_layout(settings)
+    sky = made.sky(draw_of(settings), orientation=settings.get("orientation", "canonical"))
+    drawn = sky.drawn(wanted)
+    return {**drawn, "image": sky.images(drawn)}
+
+
+def check_rows(numbers: Sequence[int] | NDArray[np.integer[Any]], total: int) -> NDArray[np.int64]:
+    """Row numbers as int64. Raises InputError for what is no integer from 0 to total - 1."""
+    given = np.asarray(numbers)
+    if given.size and given.dtype.kind not in "iu":
+        raise InputError(f"wanted integers, got {given.dtype}")
+    wanted = given.astype(np.int64).reshape(-1)
+    if wanted.size and not (wanted.min() >= 0 and wanted.max() < total):
+        raise InputError(f"wanted rows from 0 to {total - 1}, got {wanted.min()}..{wanted.max()}")
+    return wanted

@@ -51,7 +51,10 @@ def test_a_job_is_the_same_verb():
         (["pack", "--source", "absent", "--out", "out"], "there is nothing; check the path"),
         (["classify", "--model", "m", "--data", "d", "--out", "o"], "manifest.json"),
         (["generate", "--model", "absent", "--out", "o", "--count", "5"], "config.json"),
-        (["generate", "--model", "m", "--out", "o", "--count", "0"], "--count: wanted greater"),
+        (
+            ["generate", "--model", "m", "--out", "o", "--count", "0"],
+            "--count: wanted objects, either",
+        ),
         (["train", "--data", "d", "--out", "o", "--recipe", "absent"], "absent"),
         (["import-published", "--weights", "absent", "--out", "o"], "cannot read"),
         (["report", "--model", "m", "--catalogue", "absent", "--out", "o"], "absent"),

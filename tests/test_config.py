@@ -36,6 +36,9 @@ def test_lists_and_switches():
         "generate", "--model", "m", "--out", "o", "--count", "1", "--components", "2,3,7"
     )
     assert settings.components == (2, 3, 7)
+    pairs = ["--counts", "0=500", "--counts", "3=200"]
+    settings = parsed("generate", "--model", "m", "--out", "o", *pairs)
+    assert (settings.counts, settings.objects) == ({0: 500, 3: 200}, 700)
     settings = parsed(
         "classify", "--model", "m", "--data", "d", "--out", "o", "--no-reconstruction"
     )

@@ -72,8 +72,9 @@ def parse(
         raise InputError(_in_words(verb, error)) from error
     except SettingsError as error:
         raise InputError(
-            f"{error}: wanted a list as 2,3,7 on the command line, as [2, 3, 7] in a file or the "
-            f"environment; see `avader {verb} --help`"
+            f"{error}: wanted a list as 2,3,7, or pairs as --NAME 0=500 --NAME 3=200, on the "
+            "command line, as [2, 3, 7] or {0 = 500, 3 = 200} in a file; see "
+            f"`avader {verb} --help`"
         ) from error
 
 

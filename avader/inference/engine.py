@@ -83,7 +83,7 @@ class Engine:
 
     def decode(self, z: Latents) -> Floats:
         """Latents (B, D) -> images (B, C, H, W) float32, not clipped at 1."""
-        images = np.empty((len(z), *self._image), np.float32)
+        images = np.empty((len(z), *self.image_shape), np.float32)
         self._fill(images, z, self._decode_tile)
         return images
 
@@ -92,7 +92,7 @@ class Engine:
 
         On a GPU what `decode` gives, rounded, may differ by 1: each is compiled by itself.
         """
-        pixels = np.empty((len(z), *self._image), np.uint8)
+        pixels = np.empty((len(z), *self.image_shape), np.uint8)
         self._fill(pixels, z, self._pixels_tile)
         return pixels
 
@@ -144,7 +144,8 @@ class Engine:
         return log_likelihood(z.double(), self.mixture)
 
     @property
-    def _image(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images."""
         return self.network.bands, self.network.size, self.network.size
 
     def _prepared(self, part: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ LAYOUT_VERSION, which manifests record.
 """
 
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from avader.errors import InputError
 
 LAYOUT_VERSION = 1
 WORDS_PER_BLOCK = 4
+NEAR = 64
+"""Objects whose words take as long as one more call."""
 
 # The half added to the greatest 53-bit integer rounds up to 1 exactly, which has no finite
 # normal; the greatest double below 1 takes its place.
@@ -45,33 +48,56 @@ def words(seed: int, stream: Stream, start: int, count: int, per_object: int) ->
     return raw.reshape(count, blocks * WORDS_PER_BLOCK)[:, :per_object]
 
 
+def words_at(
+    seed: int, stream: Stream, indices: NDArray[np.int64], per_object: int
+) -> NDArray[np.uint64]:
+    """Raw words (B, per_object) of the objects of these indices (B,), in any order.
+
+    Indices that lie near each other are made as one run, since a call costs as much as NEAR
+    objects. Raises InputError as `words` does.
+    """
+    wanted, places = np.unique(indices, return_inverse=True)
+    found = np.empty((len(wanted), per_object), np.uint64)
+    gaps = (np.flatnonzero(np.diff(wanted) > NEAR) + 1).tolist()
+    for first, stop in pairwise([0, *gaps, len(wanted)] if len(wanted) else []):
+        run = wanted[first:stop]
+        start, count = int(run[0]), int(run[-1] - run[0]) + 1
+        found[first:stop] = words(seed, stream, start, count, per_object)[run - start]
+    return found[places]
+
+
 def uniforms(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Words of any shape -> numbers strictly between 0 and 1: (w >> 11, plus 1/2) x 2^-53."""
     values = ((raw >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
     return np.minimum(values, BELOW_ONE)
 
 
-def normals(raw: NDArray[np.uint64]) -> NDArray[np.float64]:
+def normals(raw: NDArray[np.uint64], *, within: float = 0.0) -> NDArray[np.float64]:
     """Words of any shape -> standard normals: the inverse normal distribution, in float64.
 
+    within: the normals are those of the distribution cut at -within and +within; 0 cuts nothing.
     The words are copied to one contiguous run first, so that a number never depends on how
     its neighbours lie in memory.
     """
     flat = torch.from_numpy(np.ascontiguousarray(uniforms(raw)))
-    result: NDArray[np.float64] = torch.special.ndtri(flat).numpy()
+    if within:
+        low, high = torch.special.ndtr(torch.tensor([-within, within], dtype=torch.float64))
+        flat = low + flat * (high - low)
+    drawn = torch.special.ndtri(flat)
+    result: NDArray[np.float64] = (drawn.clamp(-within, within) if within else drawn).numpy()
     return result
 
 
 def orientations(
-    seed: int, start: int, count: int
+    seed: int, indices: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Uniform orientations on the sky of objects start .. start + count - 1: angles and flips (B,).
+    """Uniform orientations on the sky of the objects of these indices: angles and flips (B,).
 
     An object uses 2 words of the orientation stream: word 0 gives the angle, 180 u degrees in
     [0, 180), rounded to float32; the two highest bits of word 1 are the flips, 2 along y then
     1 along x. Half turns are both flips together, so every pose is as likely as its mirror image.
     """
-    raw = words(seed, Stream.ORIENTATION, start, count, 2)
+    raw = words_at(seed, Stream.ORIENTATION, indices, 2)
     angle = (180.0 * uniforms(raw[:, 0])).astype(np.float32) % np.float32(180)
     return angle, (raw[:, 1] >> np.uint64(62)).astype(np.uint8)
 

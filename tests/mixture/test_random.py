@@ -5,10 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from scipy.stats import chisquare, kstest
+from scipy.stats import chisquare, kstest, truncnorm
 
 from avader.errors import InputError
-from avader.mixture.random import LAYOUT_VERSION, Stream, normals, orientations, uniforms, words
+from avader.mixture.random import (
+    LAYOUT_VERSION,
+    NEAR,
+    Stream,
+    normals,
+    orientations,
+    uniforms,
+    words,
+    words_at,
+)
 
 SEEDS = st.integers(0, 2**63 - 1)
 
@@ -57,6 +66,38 @@ def test_words_are_numpys_philox_object_by_object(seed, stream, start, per_objec
 
 def test_no_objects_are_no_words():
     assert words(1, Stream.LATENT, 5, 0, 21).shape == (0, 21)
+    assert words_at(1, Stream.LATENT, np.zeros(0, np.int64), 21).shape == (0, 21)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    SEEDS,
+    st.lists(st.integers(0, 10**10), max_size=20),
+    st.lists(st.integers(0, 3 * NEAR), max_size=20),
+    st.integers(1, 40),
+)
+def test_scattered_words_are_those_of_their_objects(seed, far, near, per_object):
+    """In any order, repeated or not, near each other or far apart."""
+    indices = np.array([*far, *near, *far[:2]], np.int64)
+    found = words_at(seed, Stream.LATENT, indices, per_object)
+    assert found.shape == (len(indices), per_object)
+    for row, index in zip(found, indices.tolist(), strict=True):
+        assert row.tolist() == words(seed, Stream.LATENT, index, 1, per_object)[0].tolist()
+
+
+def test_scattered_words_refuse_what_words_refuses():
+    with pytest.raises(InputError, match="wanted a range of objects from 0 up"):
+        words_at(0, Stream.LATENT, np.array([-1]), 4)
+
+
+def test_normals_within_a_bound_are_those_of_the_truncated_normal():
+    raw = words(5, Stream.LATENT, 0, 20_000, 1)
+    found = normals(raw, within=1.5)
+    assert abs(found).max() <= 1.5
+    np.testing.assert_allclose(found, truncnorm(-1.5, 1.5).ppf(uniforms(raw)), atol=1e-12)
+    extreme = np.array([0, 2**64 - 1], np.uint64)
+    assert (abs(normals(extreme, within=1e-3)) <= 1e-3).all()
+    assert np.isfinite(normals(extreme, within=40.0)).all()
 
 
 def test_last_objects_of_the_counter():
@@ -103,20 +144,20 @@ def test_literal_orientations_of_layout_1():
         [0xCAE5C7E3A1D67726, 0xE431814A7F146A95],
         [0xC2E9DA328D5C717D, 0x42CF7CD24D3B3663],
     ]
-    angles, flips = orientations(2026, 5, 3)
+    angles, flips = orientations(2026, np.arange(5, 8))
     assert angles.tolist() == [37.55229568481445, 142.66236877441406, 137.0485382080078]
     assert flips.tolist() == [1, 3, 1]
     assert (angles.dtype, flips.dtype) == (np.float32, np.uint8)
 
 
 def test_orientations_are_uniform_and_each_object_s_own():
-    angles, flips = orientations(3, 0, 20_000)
+    angles, flips = orientations(3, np.arange(20_000))
     assert angles.min() >= 0
     assert angles.max() < 180
     assert kstest(angles / 180, "uniform").pvalue > 0.01
     assert chisquare(np.bincount(flips)).pvalue > 0.01
     for index in (0, 1, 777):
-        one = orientations(3, index, 1)
+        one = orientations(3, np.array([index]))
         assert (one[0][0], one[1][0]) == (angles[index], flips[index])
 
 

@@ -5,10 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtri
-from scipy.stats import chisquare, multivariate_normal
+from scipy.stats import chisquare, kstest, multivariate_normal, truncnorm
 
 from avader.errors import InputError
-from avader.mixture.sample import MixtureArrays, low_likelihood_threshold, sample
+from avader.mixture.sample import (
+    Draw,
+    MixtureArrays,
+    draw,
+    draw_at,
+    low_likelihood_threshold,
+    sample,
+)
 
 SMALL = MixtureArrays(
     np.array([0.2, 0.5, 0.3]),
@@ -128,6 +135,71 @@ def test_wrong_components_are_refused(components):
 def test_wrong_scales_are_refused(scale):
     with pytest.raises(InputError, match="variance_scale: wanted a number above 0"):
         sample(SMALL, count=1, seed=0, variance_scale=scale)
+
+
+SKIES = [
+    Draw(3),
+    Draw(3, components=(7, 2), weights=(1.0, 3.0), variance_scale=0.5),
+    Draw(3, blocks=((4, 100), (1, 250)), truncation=1.0),
+]
+
+
+@pytest.mark.parametrize("sky", SKIES)
+def test_scattered_objects_are_those_of_the_range(sky):
+    z, component = draw(LARGE, sky, start=0, count=350)
+    indices = np.random.default_rng(0).integers(0, 350, 60)
+    found, of = draw_at(LARGE, sky, indices)
+    assert found.tobytes() == z[indices].tobytes()
+    assert of.tobytes() == component[indices].tobytes()
+
+
+def test_weights_replace_the_mixtures_own():
+    """One for each of the components that are drawn from, in the order of their numbers."""
+    _, component = draw(LARGE, Draw(1, (7, 2), (1.0, 3.0)), start=0, count=40_000)
+    assert set(component.tolist()) == {2, 7}
+    assert (
+        chisquare([(component == 2).sum(), (component == 7).sum()], [10_000, 30_000]).pvalue > 0.01
+    )
+
+
+def test_blocks_have_their_components_and_the_same_normals():
+    sky = Draw(5, blocks=((2, 10), (0, 5)))
+    z, component = draw(SMALL, sky, start=0, count=15)
+    assert component.tolist() == [2] * 10 + [0] * 5
+    free, drawn = draw(SMALL, Draw(5), start=0, count=15)
+    own, others = (
+        (each - SMALL.means[c]) / np.sqrt(SMALL.variances[c])
+        for each, c in ((z, component), (free, drawn))
+    )
+    np.testing.assert_allclose(own, others, atol=1e-5)
+    assert draw(SMALL, sky, start=8, count=4)[1].tolist() == [2, 2, 0, 0]
+    with pytest.raises(InputError, match="wanted objects below 15, got 15"):
+        draw(SMALL, sky, start=14, count=2)
+
+
+def test_truncation_bounds_every_latent():
+    z, component = draw(SMALL, Draw(5, truncation=1.5, variance_scale=4.0), start=0, count=20_000)
+    off = (z - SMALL.means[component]) / np.sqrt(4 * SMALL.variances[component])
+    assert abs(off).max() <= 1.5 + 1e-5
+    assert kstest(off[:, 1], truncnorm(-1.5, 1.5).cdf).pvalue > 0.01
+    same = draw(SMALL, Draw(5), start=0, count=20_000)[1]
+    assert (component == same).all()
+
+
+@pytest.mark.parametrize(
+    ("sky", "words"),
+    [
+        (Draw(0, truncation=-1.0), "truncation: wanted a number above 0, or 0 for no bound"),
+        (Draw(0, truncation=float("nan")), "truncation: wanted"),
+        (Draw(0, weights=(1.0, 2.0)), "weights: wanted one for each of 3 components, got 2"),
+        (Draw(0, (1,), (0.0,)), "weights: wanted numbers from 0, one above it"),
+        (Draw(0, (1, 2), (2.0, -1.0)), "weights: wanted numbers from 0, one above it"),
+        (Draw(0, blocks=((3, 5),)), "counts: wanted components from 0 to 2, got 3"),
+    ],
+)
+def test_what_can_not_be_drawn_is_refused(sky, words):
+    with pytest.raises(InputError, match=words):
+        draw(SMALL, sky, start=0, count=1)
 
 
 def test_no_objects():

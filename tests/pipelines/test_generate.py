@@ -54,7 +54,7 @@ class TestOrientation:
         assert table.drop_columns(["orientation_angle", "orientation_flips", "image"]).equals(
             plain.to_arrow().drop_columns("image")
         )
-        angles, flips = orientations(3, 0, 30)
+        angles, flips = orientations(3, np.arange(30))
         assert table["orientation_angle"].to_pylist() == angles.tolist()
         assert table["orientation_flips"].to_pylist() == flips.tolist()
         decoded = avader.load_model(model).decode(np.array(table["latent"].to_pylist(), "f4"))
@@ -81,6 +81,59 @@ def test_components_and_variance_scale_are_used(model, tmp_path):
     z, _ = avader.load_model(model).sample(60, 0, components=[1, 3], variance_scale=0.5)
     found = np.array(chosen.to_arrow()["latent"].to_pylist(), np.float32)
     np.testing.assert_array_equal(found, z)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"count": 60, "orientation": "random", "components": (1, 3), "weights": (3.0, 1.0)},
+        {"counts": {2: 20, 0: 40}, "truncation": 1.0, "variance_scale": 0.5},
+    ],
+)
+def test_any_object_is_made_again_alone(model, tmp_path, settings):
+    uri = str(tmp_path / "c")
+    catalogue = made(model, uri, seed=7, rows_per_shard=25, workers=2, **settings)
+    table = catalogue.to_arrow()
+    indices = [59, 3, 24, 25, 3, 40]
+    found = avader.regenerate(uri, indices)
+    assert found["index"].tolist() == indices
+    np.testing.assert_array_equal(found.pop("image"), catalogue.images(indices))
+    wanted = table.drop_columns("image").take(indices)
+    assert list(found) == wanted.column_names
+    for name, values in found.items():
+        np.testing.assert_array_equal(values, wanted[name].to_pylist(), err_msg=name)
+    (alone,) = avader.regenerate(catalogue, np.array([40]))["image"]
+    np.testing.assert_array_equal(alone, catalogue.images([40])[0])
+    assert avader.regenerate(catalogue, [])["image"].shape == (0, 1, 16, 16)
+
+
+def test_counts_are_exact_and_in_blocks(model, tmp_path):
+    catalogue = made(model, tmp_path / "c", counts={2: 20, 0: 40}, rows_per_shard=25)
+    assert catalogue.to_arrow()["component"].to_pylist() == [0] * 40 + [2] * 20
+    assert catalogue.manifest.settings["blocks"] == [[0, 40], [2, 20]]
+    verify.run(VerifySettings(catalogue=str(tmp_path / "c")))
+
+
+class TestRegenerateRefuses:
+    def test_indices_that_are_not_there(self, model, tmp_path):
+        catalogue = made(model, tmp_path / "c", count=5)
+        for wrong in ([5], [-1]):
+            with pytest.raises(InputError, match=r"wanted rows from 0 to 4, got"):
+                avader.regenerate(catalogue, wrong)
+        with pytest.raises(InputError, match="wanted integers, got float64"):
+            avader.regenerate(catalogue, [1.5])
+
+    def test_another_model(self, model, tmp_path):
+        catalogue = made(model, tmp_path / "c", count=5)
+        other = write_tiny_model(tmp_path / "other", seed=1)
+        with pytest.raises(InputError, match=r"wanted the model of .* give model="):
+            avader.regenerate(catalogue, [0], model=other)
+
+    def test_another_layout(self, model, tmp_path):
+        catalogue = made(model, tmp_path / "c", count=5)
+        catalogue.manifest.settings["random_layout"] = 2
+        with pytest.raises(InputError, match=r"wanted random numbers of layout 1, got .* 2"):
+            avader.regenerate(catalogue, [0])
 
 
 @pytest.mark.long
