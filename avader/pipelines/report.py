@@ -1,7 +1,7 @@
 """report: a self-contained page about a classified catalogue and its model."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -202,26 +202,29 @@ def _reader(data: Manifest, model: ModelFiles) -> ReadPixels:
 
 
 def read_images(
-    data: Manifest, chosen: Iterable[Chosen], read: ReadPixels
+    data: Manifest, chosen: Sequence[Chosen], read: ReadPixels
 ) -> dict[int, np.ndarray]:
     """Pixels (C, H, W), float32 in [0, 1], of chosen rows by their number; from their shards.
 
     read: of a column of images, the pixels.
     """
-    by_part: dict[str, dict[str, set[int]]] = {}
+    by_part: dict[str, set[str]] = {}
     for one in chosen:
-        by_part.setdefault(one.part, {}).setdefault(one.object_id, set()).add(one.row)
-    images: dict[int, np.ndarray] = {}
-    for part, numbers in sorted(by_part.items()):
-        found = _read_shard(storage.join(data.uri, part), numbers.keys(), read)
-        missing = sorted(numbers.keys() - found.keys())
-        if missing:
-            raise InputError(
-                f"wanted the image of {missing[0]} in {part} of {storage.public_uri(data.uri)}, "
-                "got none; give the --data that the catalogue was made from"
-            )
-        images |= {row: found[name] for name, rows in numbers.items() for row in rows}
-    return images
+        by_part.setdefault(one.part, set()).add(one.object_id)
+    # A compacted catalogue has other parts than its cutouts: theirs are gone through by id.
+    moved = set().union(*(by_part.pop(part) for part in by_part.keys() - set(data.paths)))
+    found: dict[str, np.ndarray] = {}
+    for part, names in sorted(by_part.items()):
+        found |= _read_shard(storage.join(data.uri, part), names, read)
+    for part in data.paths:
+        if not moved <= found.keys():
+            found |= _read_shard(storage.join(data.uri, part), moved, read)
+    if missing := {one.object_id for one in chosen} - found.keys():
+        raise InputError(
+            f"wanted the image of {min(missing)} in {storage.public_uri(data.uri)}, got none; give "
+            "the --data that the catalogue was made from"
+        )
+    return {one.row: found[one.object_id] for one in chosen}
 
 
 def _read_shard(uri: str, wanted: Iterable[str], read: ReadPixels) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Data sets that hold files as they came: the same catalogues, and models of any preprocessing."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,17 @@ import pytest
 
 import avader
 from avader.api import Catalogue
-from avader.config import ClassifySettings, CompactSettings, PackSettings, VerifySettings
+from avader.config import (
+    ClassifySettings,
+    CompactSettings,
+    PackSettings,
+    ReportSettings,
+    VerifySettings,
+)
 from avader.errors import InputError
 from avader.io.manifest import read_manifest
 from avader.io.models import read_model
-from avader.pipelines import classify, compact, pack, verify
+from avader.pipelines import classify, compact, pack, report, verify
 from avader.pipelines.packing.adding import Increment
 from avader.pipelines.packing.planning import plan_packing
 from avader.pipelines.training.images import StreamedImages, load_images
@@ -95,6 +102,15 @@ def test_a_model_of_another_preprocessing_needs_no_other_packing(source, files, 
     like = packed(source, tmp_path / "like", preprocessing=Preprocessing(), like=model)
     assert found.to_arrow().equals(classified(model, like, tmp_path / "pixels").to_arrow())
     assert len(set(found.to_arrow()["orientation_angle"].to_pylist())) > 20
+    for data, catalogue in ((files, "files"), (like, "pixels")):
+        settings = {"model": model, "catalogue": str(tmp_path / catalogue), "data": data}
+        report.run(ReportSettings(**settings, out=str(tmp_path / "report" / catalogue)))
+    one, other = (
+        re.findall(r"data:image/[^\"]*", (tmp_path / "report" / name / "index.html").read_text())
+        for name in ("files", "pixels")
+    )
+    assert len(one) > 24
+    assert one == other
 
     large = write_tiny_model(tmp_path / "large", preprocessing=Preprocessing(size=16, crop=17))
     none = classified(large, files, tmp_path / "none")

@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -199,6 +199,23 @@ def test_images_are_read_by_id_from_their_shards(folders):
     assert len(images) == 24
     for row, image in images.items():
         np.testing.assert_array_equal(image, folders.images[row].astype(np.float32) / 255)
+
+
+def test_images_of_a_compacted_catalogue_are_found_by_id(folders):
+    """Its parts have other names, and other rows, than those of the cutouts."""
+    data = manifest.read_manifest(folders.data)
+    chosen = report.summarise(manifest.read_manifest(folders.catalogue)).examples
+    moved = [replace(one, part="parts/elsewhere.parquet") for one in chosen]
+    wanted = report.read_images(data, chosen, rows.pixels)
+    found = report.read_images(data, [*moved[:20], *chosen[20:]], rows.pixels)
+    assert found.keys() == wanted.keys()
+    for row, image in found.items():
+        np.testing.assert_array_equal(image, wanted[row])
+    lost = replace(chosen[0], object_id="nobody")
+    with pytest.raises(InputError, match=r"wanted the image of nobody .* give the --data"):
+        report.read_images(data, [lost], rows.pixels)
+    with pytest.raises(InputError, match=r"wanted the image of nobody .* give the --data"):
+        report.read_images(data, [replace(lost, part="parts/x.parquet")], rows.pixels)
 
 
 def test_rejects_of_both_stages_are_counted(folders):
