@@ -228,9 +228,9 @@ def regenerate(
 
     Returns index (B,) int64, component (B,) int16, latent (B, D) float32, image (B, C, H, W) uint8,
     and where objects lie at random on the sky orientation_angle and orientation_flips (B,). Bit
-    for bit what the catalogue holds; on another kind of machine or package version latents may
-    differ in their last bit, and pixels by 1. Raises InputError for indices beyond the catalogue,
-    another model, and a catalogue that is not synthetic.
+    for bit what the catalogue holds on the same kind of machine and device and the same versions of
+    packages; elsewhere latents may differ in their last bit, and pixels slightly. Raises InputError
+    for indices beyond the catalogue, another model, and a catalogue that is not synthetic.
     """
     opened = open_catalogue(catalogue) if isinstance(catalogue, str) else catalogue
     held = opened.manifest

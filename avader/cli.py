@@ -21,7 +21,7 @@ from avader.errors import (
 
 VERBS = {
     "simulate": "draw a mock survey of galaxies with known truth",
-    "pack": "pack cutouts into shards of model-ready pixels",
+    "pack": "pack cutouts into shards, as pixels or files",
     "train": "train a model on packed cutouts",
     "tune": "search a recipe's ranges for the best recipe",
     "import-published": "turn the paper's Keras weights into a model folder",

@@ -1,4 +1,4 @@
-"""Pack cutouts into shards of model-ready pixels.
+"""Pack cutouts into shards, as pixels or files.
 
 On a cluster:
 

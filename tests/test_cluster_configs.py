@@ -137,6 +137,8 @@ def required_settings(verb):
     """Values for a verb's needed settings, as its TOML file holds them."""
     fields = SETTINGS[verb].model_fields
     needed = {name: field.annotation for name, field in fields.items() if field.is_required()}
+    if verb == "generate":
+        needed["count"] = int  # or counts
     return {name: "s3://sky/x" if kind is str else 1 for name, kind in needed.items()}
 
 

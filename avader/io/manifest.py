@@ -43,6 +43,11 @@ class Manifest:
         """Paths of the parts, below the folder unless it is rooted."""
         return [part["path"] for part in self.parts]
 
+    @property
+    def holds_files(self) -> bool:
+        """Whether images of cutouts are stored as the files that came, not as pixels."""
+        return bool(self.settings.get("store", "pixels") == "bytes")
+
 
 def open_plan(out: str, plan: Plan) -> None:
     """Claim an output folder for a plan, or find it claimed by the same one.

@@ -54,15 +54,10 @@ def preparation(data: Manifest, model: ModelFiles) -> Preprocessing:
     nothing of pixels: which extensions of these files hold them, and whether masks are kept.
     """
     packed = Preprocessing(**data.settings["preprocessing"])
-    if not as_bytes(data):
+    if not data.holds_files:
         return packed
     own = packed.model_dump(include={"extensions", "source_mask"})
     return Preprocessing(**{**model.config["preprocessing"], **own})
-
-
-def as_bytes(data: Manifest) -> bool:
-    """Whether a data set holds files, which are prepared when they are read."""
-    return data.settings.get("store", "pixels") == "bytes"
 
 
 def check_match(
@@ -82,7 +77,7 @@ def check_match(
     differing = {
         name: {"model": wanted[name], "data": packed.get(name)}
         for name in wanted
-        if packed.get(name) != wanted[name] and not (name == "extensions" and as_bytes(data))
+        if packed.get(name) != wanted[name] and not (name == "extensions" and data.holds_files)
     }
     refused = [name for name in differing if name not in accepted]
     if refused:
@@ -97,7 +92,7 @@ def check_match(
         )
     network = model.config["network"]
     shape = [network["bands"], network["size"], network["size"]]
-    if not as_bytes(data) and list(data.settings["shape"]) != shape:
+    if not data.holds_files and list(data.settings["shape"]) != shape:
         raise InputError(
             f"wanted cutouts of {shape} (bands, height, width), got {data.settings['shape']} in "
             f"{storage.public_uri(data.uri)}; pack them with `--like MODEL`"

@@ -17,7 +17,7 @@ from avader.inference.symmetry import stability
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
-from avader.pipelines.classify import as_bytes, preparation
+from avader.pipelines.classify import preparation
 from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
@@ -74,7 +74,7 @@ def classify(
 
 def _preparing(data: Manifest, model: ModelFiles) -> Callable[[pa.Table], Read]:
     """Of a shard as stored: what the model takes."""
-    if not as_bytes(data):
+    if not data.holds_files:
         return _ready
     network = model.config["network"]
     shape = network["bands"], network["size"], network["size"]

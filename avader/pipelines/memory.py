@@ -102,7 +102,7 @@ def joining_need(schema: pa.Schema, units: Iterable[Unit], *, stored: int = 0) -
 
 def file_bytes(data: Manifest) -> int:
     """Bytes of a stored file, on average, of cutouts stored so; else 0."""
-    if data.settings.get("store", "pixels") != "bytes":
+    if not data.holds_files:
         return 0
     return sum(part["size"] for part in data.parts) // max(1, data.totals["rows"])
 

@@ -53,7 +53,7 @@ class Increment:
         """
         if not self.before:
             return settings.store
-        held = str(self.before[0].settings.get("store", "pixels"))
+        held = "bytes" if self.before[0].holds_files else "pixels"
         if "store" in settings.model_fields_set and settings.store != held:
             raise InputError(
                 f"--add: wanted images stored as in {storage.public_uri(self.root)}: store is "

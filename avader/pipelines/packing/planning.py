@@ -120,8 +120,8 @@ def _sizes(
     """
     side = preprocessing.size
     bands, file = output_bands(preprocessing), 0
-    if service is not None:  # its files are taken to be no larger than their pixels
-        bands, file = bands or service.planes, service.size**2
+    if service is not None:  # its files are taken to be no larger than their pixels in float32
+        bands, file = bands or service.planes, 4 * service.planes * service.size**2
     elif bands is None or store == "bytes":
         bands, file = _first_good(source, preprocessing)
     return (bands, side, side), file
