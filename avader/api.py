@@ -27,7 +27,7 @@ from avader.io.models import ModelFiles
 from avader.mixture.sample import Draw, mixture_arrays, sample
 from avader.model.files import build_model, parse_config
 from avader.survey.stored import pixel_reader, stored_as_bytes
-from avader.synthetic import SyntheticSky, check_layout, draw_of
+from avader.synthetic.sky import SyntheticSky, check_layout, draw_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -27,7 +27,7 @@ THIRD_PARTY = {
     "catalogue": {"numpy", "pyarrow", "astropy", "cdshealpix"},
     # botocore is s3fs's own: its errors are turned into ours.
     "io": {"numpy", "pyarrow", "fsspec", "s3fs", "botocore", "safetensors", "astropy", "hats"},
-    "synthetic": {"numpy"},
+    "synthetic": NUMERIC,
     "report": {"numpy", "matplotlib", "jinja2"},
     "api": {"numpy", "torch", "pyarrow", "pandas"},
     "pipelines": {"numpy", "torch", "pyarrow", "ray", "fsspec"},

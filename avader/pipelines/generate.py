@@ -25,7 +25,7 @@ from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Unit, ranges, unit_name
-from avader.synthetic import DECODE_ROWS, SyntheticSky
+from avader.synthetic.sky import DECODE_ROWS, SyntheticSky
 
 
 def run(settings: GenerateSettings) -> None:

@@ -1,0 +1,1 @@
+"""A synthetic sky: objects addressed by their index, measured, placed and observed."""
