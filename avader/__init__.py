@@ -3,6 +3,7 @@
     model = avader.load_model("models/published")
     catalogue = avader.open_catalogue("catalogues/galaxies")
     objects = avader.regenerate("catalogues/synthetic", [7, 10**8 - 1])
+    batches = avader.torch_dataset("catalogues/synthetic", batch=128)
 
 Each name is loaded on first use: importing avader itself loads neither torch, ray nor pyarrow.
 """
@@ -10,11 +11,11 @@ Each name is loaded on first use: importing avader itself loads neither torch, r
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from avader.api import load_model, open_catalogue, regenerate
+    from avader.api import load_model, open_catalogue, regenerate, torch_dataset
 
     __version__: str
 
-__all__ = ["__version__", "load_model", "open_catalogue", "regenerate"]
+__all__ = ["__version__", "load_model", "open_catalogue", "regenerate", "torch_dataset"]
 
 
 def __getattr__(name: str) -> Any:

@@ -202,7 +202,8 @@ def to_parquet(engine: Engine, *, shards_: int, of: int) -> float:
     mixture = mixture_arrays(engine.mixture)
     network = engine.network
     image = (network.bands, network.size, network.size)
-    columns = schema.synthetic_schema(image, latent=network.latent)
+    names = ("index", "component", "latent", "image")
+    columns = schema.synthetic_schema(image, latent=network.latent, names=names)
 
     def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
         return sample(mixture, count=of, seed=0, start=number * of)

@@ -58,7 +58,8 @@ def test_every_option_is_explained(kind: type[JobSettings]):
 
 
 def test_public_names():
-    assert sorted(avader.__all__) == ["__version__", "load_model", "open_catalogue", "regenerate"]
+    names = ["__version__", "load_model", "open_catalogue", "regenerate", "torch_dataset"]
+    assert sorted(avader.__all__) == names
 
 
 def test_importing_avader_is_light():

@@ -11,7 +11,9 @@ from astropy.coordinates import angular_separation
 import avader
 from avader.catalogue.pixels import healpix_29
 from avader.cli import main
+from avader.io.models import read_noise
 from avader.model.published import read_published
+from avader.synthetic.noise import Noise
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
 ROWS = 2000
@@ -98,6 +100,25 @@ def test_votes_are_carried(real_data, published, tmp_path):
         avader.open_catalogue(data).to_arrow()["image"].to_pylist() == original["image"].to_pylist()
     )
     assert 0.0012 < found["reconstruction_error"].to_numpy().mean() < 0.0022
+
+
+def test_noise_of_the_published_model(real_data, galaxies, tmp_path):
+    """Its mean square is the catalogue's mean error, of the same images; fields have it too."""
+    weights = str(real_data / "astrovader_published" / "saved_weights.h5")
+    importing = ["import-published", "--weights", weights, "--out", str(tmp_path)]
+    measuring = ["--data", galaxies["data"], "--accept-mismatch", "crop"]
+    assert main([*importing, *measuring]) == 0
+    noise = read_noise(str(tmp_path))
+    assert noise.about["images"] == ROWS
+    catalogue = avader.open_catalogue(galaxies["catalogue"])
+    error = catalogue.to_arrow(["reconstruction_error"])["reconstruction_error"].to_numpy()
+    drawn = Noise(noise.spectrum, (1, 128, 128))
+    assert drawn.rms[0] ** 2 == pytest.approx(error.mean(dtype=np.float64), rel=1e-5)
+    fields = drawn.fields(0, np.arange(500))
+    assert np.square(fields).mean() == pytest.approx(drawn.rms[0] ** 2, rel=0.05)
+    # Most of it is at long waves: noise of a survey's images is not white.
+    along = noise.spectrum[0, 0, 1:]
+    assert along[:8].mean() > 10 * along[-8:].mean()
 
 
 @pytest.fixture(scope="module")

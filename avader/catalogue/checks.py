@@ -93,6 +93,12 @@ def latents(table: pa.Table) -> Faults:
     return _count(~np.isfinite(_matrix(table, "latent")).all(axis=1), "latents that are not finite")
 
 
+def likelihoods(table: pa.Table) -> Faults:
+    """Synthetic rows whose log-likelihood is not finite."""
+    wrong = ~np.isfinite(table["log_likelihood"].to_numpy())
+    return _count(wrong, "log-likelihoods that are not finite")
+
+
 _IDS = RowCheck("ids", "presence in {}", ("object_id",), ids)
 _CLASSIFIED = (
     _IDS,
@@ -126,7 +132,10 @@ CHECKS: dict[str, tuple[RowCheck, ...]] = {
     "classified": _CLASSIFIED,
     "hats": (*_CLASSIFIED, _SORTED),
     "margin": (*_CLASSIFIED, _SORTED),
-    "synthetic": (RowCheck("numbers", "finite latents in {}", ("latent",), latents),),
+    "synthetic": (
+        RowCheck("numbers", "finite latents in {}", ("latent",), latents),
+        RowCheck("likelihoods", "finite log_likelihood in {}", ("log_likelihood",), likelihoods),
+    ),
 }
 
 

@@ -45,6 +45,13 @@ def flat_values(column: pa.ChunkedArray) -> np.ndarray:
     return np.concatenate([empty, *chunks])
 
 
+def values(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of scalars as (N,), of fixed-size lists as (N, L)."""
+    if pa.types.is_fixed_size_list(column.type):
+        return flat_values(column).reshape(-1, column.type.list_size)
+    return column.to_numpy()
+
+
 def image_shape(field: pa.Field) -> tuple[int, ...]:
     """(C, H, W) of an image column: of the tensor type, or from the field's metadata."""
     if isinstance(field.type, pa.FixedShapeTensorType):

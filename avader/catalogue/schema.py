@@ -4,6 +4,8 @@ Legend: B images, C bands, H W pixels, D latent dimensions, K components, M = ce
 Vectors are fixed_size_list, which pyarrow, pandas, polars, DuckDB and astropy all open.
 """
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
@@ -32,7 +34,10 @@ FLAG_MEANINGS = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column. length: "K", "D", "CHW", "M" for vectors, empty for scalars."""
+    """One column. length: "K", "D", "CHW", "M" for vectors, empty for scalars.
+
+    also: other types that a file may have, of a vector's values or of the whole.
+    """
 
     name: str
     type: pa.DataType
@@ -40,6 +45,7 @@ class Column:
     ucd: str
     meaning: str
     length: str = ""
+    also: tuple[pa.DataType, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -52,12 +58,10 @@ class Column:
         Images of cutouts are tensors, of either pixel type, or files.
         """
         if isinstance(found, pa.FixedShapeTensorType):
-            return self.name == "image" and found.value_type in PIXEL_TYPES.values()
-        if found == FILE_TYPE:
-            return self is _CUTOUT_IMAGE
-        if self.length:
-            return pa.types.is_fixed_size_list(found) and found.value_type == self.type
-        return found == self.type
+            return self is _CUTOUT_IMAGE and found.value_type in PIXEL_TYPES.values()
+        if pa.types.is_fixed_size_list(found):
+            return bool(self.length) and found.value_type in (self.type, *self.also)
+        return found in self.also or (not self.length and found == self.type)
 
 
 PIXEL_TYPES = {"uint8": pa.uint8(), "float16": pa.float16()}
@@ -104,6 +108,7 @@ _CUTOUT_IMAGE = Column(
     "meta.dataset;obs.image",
     "model-ready pixels, tensor [C, H, W]; or with `--store bytes` the file that came, binary",
     "CHW",
+    (FILE_TYPE,),
 )
 
 CUTOUT_COLUMNS = (
@@ -172,18 +177,38 @@ CLASSIFIED_COLUMNS = (
     _MASK_FRACTION,
     _FLAGS,
 )
+_TRUTH = (
+    Column(
+        "log_likelihood",
+        pa.float32(),
+        "",
+        "stat.likelihood",
+        "log p(z) of the latent under the whole mixture, nats",
+    ),
+    Column("flux", pa.float32(), "", "phot.flux", "sum of all pixels"),
+)
 SYNTHETIC_COLUMNS = (
     Column("index", pa.int64(), "", "meta.id;meta.main", "address in the synthetic sky, from 0"),
     _COMPONENT,
-    Column("latent", pa.float32(), "", "stat.value", "the latent that was drawn", "D"),
+    Column(
+        "latent",
+        pa.float32(),
+        "",
+        "stat.value",
+        "the latent that was drawn; of a recipe rounded to float16",
+        "D",
+        (pa.float16(),),
+    ),
     *_ORIENTATION,
+    *_TRUTH,
     Column(
         "image",
         pa.uint8(),
         "",
         "meta.dataset;obs.image",
-        "decoded pixels, [C, H, W] flattened",
+        "decoded pixels, [C, H, W] flattened; or with `--store encoded` a PNG or JPEG file, binary",
         "CHW",
+        (FILE_TYPE,),
     ),
 )
 REJECT_COLUMNS = (
@@ -203,10 +228,17 @@ COLUMNS = {
 RESERVED = frozenset(column.name for columns in COLUMNS.values() for column in columns)
 POSITION_NAMES = tuple(column.name for column in _POSITION)
 ORIENTATION_NAMES = tuple(column.name for column in _ORIENTATION)
+TRUTH_NAMES = frozenset(column.name for column in _TRUTH)
 # Columns that a folder may lack.
 OPTIONAL = frozenset(
     {*POSITION_NAMES, *ORIENTATION_NAMES, "mask_fraction", "source_mask", "stability"}
 )
+_SYNTHETIC_OPTIONAL = frozenset(c.name for c in SYNTHETIC_COLUMNS) - {"index", "component"}
+
+
+def optional(kind: str) -> frozenset[str]:
+    """Names of the columns that a folder of this kind may lack."""
+    return _SYNTHETIC_OPTIONAL if kind == "synthetic" else OPTIONAL
 
 
 def source_names(preprocessing: Preprocessing) -> tuple[str, ...]:
@@ -262,15 +294,21 @@ def classified_schema(
 
 
 def synthetic_schema(
-    shape: tuple[int, int, int], *, latent: int, optional: Iterable[str] = ()
+    shape: tuple[int, int, int], *, latent: int, names: Iterable[str], half: bool = False
 ) -> pa.Schema:
-    """Columns of a synthetic catalogue; the image's shape (C, H, W) is in its metadata."""
-    bands, height, width = shape
-    lengths = {"D": latent, "CHW": bands * height * width}
-    present = _present(SYNTHETIC_COLUMNS, False, optional)
-    fields = [_field(column, lengths) for column in present]
-    image = fields.pop().with_metadata({"shape": f"[{bands}, {height}, {width}]"})
-    return pa.schema([*fields, image])
+    """Columns of a synthetic catalogue with these names; latent is D.
+
+    The image's shape (C, H, W) is in its metadata. half: whether latents are float16.
+    """
+    wanted = set(names)
+    lengths = {"D": latent, "CHW": math.prod(shape)}
+    fields = {c.name: _field(c, lengths) for c in SYNTHETIC_COLUMNS if c.name in wanted}
+    if "image" in fields:
+        told = {"shape": json.dumps(shape)}
+        fields["image"] = fields["image"].with_metadata(told)
+    if half and "latent" in fields:
+        fields["latent"] = pa.field("latent", pa.list_(pa.float16(), latent))
+    return pa.schema(list(fields.values()))
 
 
 def reject_schema() -> pa.Schema:

@@ -10,7 +10,6 @@ from avader.config.catalogues import (
     ClassifySettings,
     CompactSettings,
     ExportSettings,
-    GenerateSettings,
     HatsSettings,
     InferenceSettings,
     ReportSettings,
@@ -18,6 +17,7 @@ from avader.config.catalogues import (
 )
 from avader.config.packing import PackSettings, ServiceSettings, SimulateSettings
 from avader.config.parse import SETTINGS, parse, recipe_settings
+from avader.config.synthetic import GenerateSettings
 from avader.config.training import ImportPublishedSettings, TrainSettings, TuneSettings
 
 __all__ = [

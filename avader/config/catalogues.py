@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from avader.config.base import JobSettings, Seed, UnitSettings
+from avader.config.base import JobSettings, UnitSettings
 from avader.recipe import Positive
 
 TAKEN = ("rejects", "increments", "versions")
@@ -61,52 +61,6 @@ class ClassifySettings(InferenceSettings):
         if given is not None and not given.startswith(("http://", "https://")):
             raise ValueError(f"wanted http://... or https://..., got {given}")
         return given
-
-
-class GenerateSettings(InferenceSettings):
-    """Draw a synthetic catalogue from a model's mixture."""
-
-    count: int = Field(0, ge=0)
-    """Objects, drawn from the mixture; left out where `counts` says how many."""
-    counts: dict[int, Positive] = Field(default_factory=dict)
-    """Objects of each component, as in `--counts 0=500 --counts 3=200`: objects 0 to 499 are then
-    of component 0, the next ones of 3."""
-    seed: Seed = 0
-    """Seed of the synthetic sky: object i is the same whatever the count."""
-    components: tuple[int, ...] = ()
-    """Components to draw from, by number from 0, with their weights renormalised; empty: all."""
-    weights: tuple[float, ...] = ()
-    """Relative weights of the components that are drawn from, in the order of their numbers; empty
-    takes the mixture's."""
-    variance_scale: float = Field(1.0, gt=0)
-    """Factor on the components' variances (the paper's figures used 0.5)."""
-    truncation: float = Field(0.0, ge=0)
-    """Standard deviations from its component's mean that no latent of an object exceeds, which
-    leaves out the odd ones; 0 sets no bound."""
-    orientation: Literal["canonical", "random"] = "canonical"
-    """canonical: images as the model draws them. random: each object is put on the sky at a random
-    angle and flips, which become columns; for models of canonical cutouts."""
-    rows_per_shard: Positive = 10_000
-    """Objects of a shard."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if bool(self.count) == bool(self.counts):
-            raise ValueError(
-                "count: wanted objects, either --count 1000 or by component --counts 0=500 "
-                f"--counts 3=200, got {'both' if self.count else 'neither'}"
-            )
-        if self.counts and (self.components or self.weights):
-            raise ValueError(
-                "counts: wanted no components and weights beside it, since it says how many of "
-                "each; leave them out"
-            )
-        return self
-
-    @property
-    def objects(self) -> int:
-        """Objects in all."""
-        return self.count or sum(self.counts.values())
 
 
 class CompactSettings(UnitSettings):

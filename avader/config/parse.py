@@ -14,12 +14,12 @@ from avader.config.catalogues import (
     ClassifySettings,
     CompactSettings,
     ExportSettings,
-    GenerateSettings,
     HatsSettings,
     ReportSettings,
     VerifySettings,
 )
 from avader.config.packing import PackSettings, SimulateSettings
+from avader.config.synthetic import GenerateSettings
 from avader.config.training import ImportPublishedSettings, TrainSettings, TuneSettings
 from avader.errors import InputError
 from avader.recipe import Recipe

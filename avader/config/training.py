@@ -1,8 +1,8 @@
 """What makes models: training, a search for recipes, the published weights."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliSuppress
 
 from avader.config.base import ClusterSettings, JobSettings
@@ -77,3 +77,14 @@ class ImportPublishedSettings(JobSettings):
     """URI of saved_weights.h5."""
     out: str
     """Folder URI for the model."""
+    data: str | None = None
+    """Folder URI of packed cutouts, by 2,000 of which at most the survey's noise is measured; also
+    for a model that is there already. None keeps no noise."""
+    accept_mismatch: tuple[str, ...] = ()
+    """Preprocessing settings that may differ between `data` and model, such as crop; recorded."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.accept_mismatch and self.data is None:
+            raise ValueError("accept_mismatch: only with --data; leave it out")
+        return self

@@ -1,4 +1,4 @@
-"""Arrays to image bytes: what decode reads back, for the mock survey."""
+"""Arrays to image bytes: what decode reads back, for mock surveys and synthetic skies."""
 
 import io
 from collections.abc import Mapping
@@ -28,4 +28,20 @@ def encode_png(values: np.ndarray) -> bytes:
     """
     out = io.BytesIO()
     Picture.fromarray(np.ascontiguousarray(values)).save(out, format="PNG")
+    return out.getvalue()
+
+
+def encode_image(pixels: np.ndarray, encoding: str, *, quality: int = 95) -> bytes:
+    """PNG or JPEG bytes of uint8 (1 or 3, H, W): lossless, or of this quality with full colours.
+
+    PNG at the fastest compression, which takes a quarter of the default's time for a file a third
+    larger.
+    """
+    values = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    picture = Picture.fromarray(np.ascontiguousarray(values))
+    out = io.BytesIO()
+    if encoding == "png":
+        picture.save(out, format="PNG", compress_level=1)
+    else:
+        picture.save(out, format="JPEG", quality=quality, subsampling=0)
     return out.getvalue()

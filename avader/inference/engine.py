@@ -9,8 +9,9 @@ Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 """
 
 import copy
+import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -96,6 +97,27 @@ class Engine:
         self._fill(pixels, z, self._pixels_tile)
         return pixels
 
+    def decode_measured(
+        self, z: Latents, measure: Callable[[Tensor], Tensor]
+    ) -> tuple[NDArray[np.uint8], Floats]:
+        """Latents (B, D) -> images as decode_pixels gives them, and what is measured of each.
+
+        measure: of images (T, C, H, W) float32 on the device, before they are rounded and clipped,
+        some numbers of each, (T, M) float32.
+        """
+        # One array of bytes, so that a GPU sends both back at once.
+        width = 4 * measure(torch.zeros(1, *self.image_shape)).shape[1]
+
+        def measured_tile(z: Tensor) -> Tensor:
+            images = self._decode_tile(z)
+            numbers = measure(images).contiguous().view(torch.uint8)
+            return torch.cat([numbers, self._rounded(images).flatten(1)], dim=1)
+
+        both = np.empty((len(z), width + math.prod(self.image_shape)), np.uint8)
+        self._fill(both, z, measured_tile)
+        pixels = both[:, width:].reshape(-1, *self.image_shape)
+        return pixels, np.ascontiguousarray(both[:, :width]).view(np.float32)
+
     def posterior(self, z: Latents) -> Doubles:
         """p(c | z), exact, of latents (B, D): (B, K) float64; NaN where z is not finite."""
         g = np.empty((len(z), self.components))
@@ -130,8 +152,11 @@ class Engine:
         return images.float()
 
     def _pixels_tile(self, z: Tensor) -> Tensor:
+        return self._rounded(self._decode_tile(z))
+
+    def _rounded(self, images: Tensor) -> Tensor:
         # Half to even, as numpy.rint.
-        return (self._decode_tile(z).clamp(0, 1) * self._white).round().to(torch.uint8)
+        return (images.clamp(0, 1) * self._white).round().to(torch.uint8)
 
     def _posterior_tile(self, z: Tensor) -> Tensor:
         return responsibilities(z.double(), self.mixture)

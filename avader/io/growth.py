@@ -29,8 +29,9 @@ LATEST = "latest.json"
 def read_whole(uri: str, *, kind: str | None = None, version: int = 0) -> Manifest:
     """A finished folder with all its increments as one: parts in order of increment.
 
-    Paths are below the folder; settings are the first increment's, and facts, but for rooted ones,
-    whose last one has the facts of all; the digest is the version's. version: the newest one for 0.
+    Paths are below the folder; settings are the first increment's, of a synthetic sky the last
+    one's; facts are the first one's too, but for rooted ones, whose last one has the facts of all;
+    the digest is the version's. version: the newest one for 0.
     Raises InputError as read_increments does.
     """
     return as_one(uri, read_increments(uri, kind=kind, version=version))
@@ -44,7 +45,11 @@ def as_one(uri: str, found: Sequence[Manifest]) -> Manifest:
     totals = {name: sum(held.totals[name] for held in found) for name in found[0].totals}
     digest = hashlib.sha256(storage.read_bytes(_version(uri, len(found)))).hexdigest()
     facts = found[-1].facts if found[-1].rooted else found[0].facts
-    return replace(found[0], parts=parts, totals=totals, digest=digest, facts=facts)
+    # A sky's last increment says what all of its objects are.
+    settings = found[-1 if found[0].kind == "synthetic" else 0].settings
+    return replace(
+        found[0], parts=parts, totals=totals, digest=digest, facts=facts, settings=settings
+    )
 
 
 def parts_below(held: Manifest, number: int) -> list[dict[str, Any]]:

@@ -1,4 +1,8 @@
-"""Model folders: config.json, model.safetensors, card.json. No pickle is ever loaded."""
+"""Model folders: config.json, model.safetensors, card.json. No pickle is ever loaded.
+
+Beside them there may be noise.safetensors, the survey's noise as measured with this model. It is no
+part of the model's identity: a catalogue that uses it records its own digest too.
+"""
 
 import hashlib
 import json
@@ -7,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -16,6 +21,7 @@ from avader.io import storage
 FORMAT = "avader-model"
 VERSION = 1
 FILES = ("config.json", "model.safetensors", "card.json")
+NOISE = "noise.safetensors"
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,19 @@ class ModelFiles:
     config: dict[str, Any]
     tensors: dict[str, np.ndarray]
     card: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True)
+class NoiseFile:
+    """The survey's noise in a model folder.
+
+    spectrum: (C, H, W // 2 + 1) float32, see synthetic/noise.py. about: what it was measured on.
+    digest: SHA-256 of the file.
+    """
+
+    spectrum: NDArray[np.float32]
+    about: dict[str, Any]
     digest: str
 
 
@@ -82,6 +101,45 @@ def read_model(uri: str) -> ModelFiles:
     except SafetensorError as error:
         raise InputError(f"{storage.public_uri(uri)}/model.safetensors: {error}") from error
     return ModelFiles(config, tensors, card, digest)
+
+
+def write_noise(uri: str, *, spectrum: np.ndarray, about: Mapping[str, Any]) -> str:
+    """Write the noise of a model folder, before the model's card, and return the file's digest.
+
+    spectrum: (C, H, W // 2 + 1), kept as float32; about: what it was measured on, JSON values.
+    """
+    # One text, since safetensors writes several in any order.
+    told = {"about": json.dumps(about, sort_keys=True)}
+    data = save({"spectrum": np.ascontiguousarray(spectrum, np.float32)}, metadata=told)
+    storage.write_bytes(storage.join(uri, NOISE), data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def has_noise(uri: str) -> bool:
+    """Whether a model folder holds the survey's noise."""
+    return storage.exists(storage.join(uri, NOISE))
+
+
+def read_noise(uri: str) -> NoiseFile:
+    """The noise in a model folder. Raises InputError where it holds none, or another file."""
+    public = storage.public_uri(uri)
+    if not has_noise(uri):
+        raise InputError(
+            f"wanted a model folder with {NOISE}, got {public} without: this model holds no noise; "
+            "train it again, or give import-published --data"
+        )
+    data = storage.read_bytes(storage.join(uri, NOISE))
+    try:
+        spectrum = load(data)["spectrum"]
+        # The format: eight bytes of length, then a header in JSON, checked by `load`.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        about = json.loads(header["__metadata__"]["about"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise InputError(
+            f"wanted a noise spectrum in {public}/{NOISE}, got another file ({error}); copy or "
+            "write the folder again"
+        ) from error
+    return NoiseFile(spectrum, about, hashlib.sha256(data).hexdigest())
 
 
 def parse_json(data: bytes, uri: str) -> dict[str, Any]:

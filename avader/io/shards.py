@@ -104,6 +104,13 @@ def read_part(uri: str, path: str, columns: Sequence[str] | None = None) -> pa.T
         return read_table(file, columns)
 
 
+def read_group(uri: str, path: str, group: int, columns: Sequence[str]) -> pa.Table:
+    """A row group of a part, from 0, these columns alone."""
+    with storage.open_input(storage.join(uri, path)) as file:
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        return parquet.read_row_group(group, columns=list(columns), use_threads=False)
+
+
 def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet file as a table, read by this thread alone.
 

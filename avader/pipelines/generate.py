@@ -3,45 +3,82 @@
 A unit is a range of object numbers. Object i depends on the model, the seed and i alone.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial, reduce
+from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
-from avader.api import load_model
-from avader.catalogue import rows, schema
 from avader.catalogue.provenance import package_versions, provenance
 from avader.config import GenerateSettings
-from avader.io import shards, storage
+from avader.errors import InputError
+from avader.io import growth, shards, storage
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.random import LAYOUT_VERSION
 from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
+from avader.pipelines.drawing.adding import SkyIncrement, increment_of
+from avader.pipelines.drawing.observing import Observing, observing_of
+from avader.pipelines.drawing.worker import DRAWN_ROWS, DrawUnit, EncodeUnit
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.memory import Need, network_bytes
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
-from avader.plan import Plan, Unit, ranges, unit_name
-from avader.synthetic.sky import DECODE_ROWS, SyntheticSky
+from avader.plan import Plan, Receipt, Unit, ranges, unit_name
+from avader.synthetic.sky import DECODE_ROWS
+
+PIXELS = {
+    "images": "uint8, round(255 x) of {} clipped to [0, 1]",
+    "encoded": "files of uint8, round(255 x) of {} clipped to [0, 1]",
+    "recipe": "none; when read uint8, round(255 x) of {} clipped to [0, 1]",
+}
+RECIPE_ROW = 14
+"""Bytes of index, component and log-likelihood."""
+# Rows of a recipe are a thousandth of an image: more of them in a group, so that readers ask less.
+WRITERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "images": shards.WRITER,
+        "encoded": shards.WRITER,
+        "recipe": {**shards.WRITER, "compression_level": 1, "row_group_size": 100_000},
+    }
+)
 
 
 def run(settings: GenerateSettings) -> None:
     """Draw a synthetic catalogue. Raises InputError for bad input before any work starts."""
     model = read_model(storage.absolute(settings.model))
-    draw_settings(settings).check(model.config["mixture"]["components"])
-    plan = _plan(settings, model)
+    check_encoding(settings, model)
+    increment = increment_of(settings)
+    draw = increment.draw(settings)
+    draw.check(model.config["mixture"]["components"])
+    observing = observing_of(settings, model)
+    plan = _plan(settings, model, draw, increment, observing)
+    increment.check(plan)
+    missing = plan.settings["count"] - increment.start
+    if not missing:
+        say(f"{settings.out} holds {increment.start:,} objects already: nothing to do")
+        return
+    worker = partial(DrawUnit, settings, draw, observing.psf, observing.spectrum)
+    stages = [Stage("draw", worker, pooled=True)]
+    if settings.store == "encoded":
+        encode = EncodeUnit(plan.settings["encoding"], plan.settings["quality"])
+        stages.append(Stage("encode", lambda: encode))
+
+    def finish(_: Sequence[Receipt]) -> dict[str, Any]:
+        files = observing.write(increment.out) if increment.number == 1 else []
+        return {"files": files} if files else {}
+
     written = finish_folder(
         plan,
-        settings,
-        opening=f"drawing {settings.objects:,} objects in {len(plan.units):,} shards "
-        f"from model {model.digest[:12]}, seed {settings.seed}",
-        prepare=lambda: [Stage("draw", partial(GenerateUnit, settings), pooled=True)],
-        trial=Trial(settings.objects, 0, partial(_trial, settings)),
-        progress=Progress("drawn", settings.objects),
-        facts=_facts(model),
+        settings.model_copy(update={"out": increment.out}),
+        opening=f"drawing {missing:,} {'more ' * settings.add}objects in {len(plan.units):,} "
+        f"shards from model {model.digest[:12]}, seed {settings.seed}",
+        prepare=lambda: stages,
+        trial=Trial(missing, 0, partial(_trial, settings, stages)),
+        progress=Progress("drawn", missing),
+        facts=_facts(settings, model, observing),
+        finish=finish,
         provenance=provenance(
             model=model.digest,
             seed=settings.seed,
@@ -52,98 +89,107 @@ def run(settings: GenerateSettings) -> None:
         ),
         need=_need(settings, model),
     )
+    if not settings.dry_run:
+        growth.publish(increment.root, increment.number)
     if written is not None:
-        say(f"drew {written.totals['rows']:,} objects into {settings.out}")
+        say(f"drew {written.totals['rows']:,} objects into {increment.out}")
 
 
-def _trial(settings: GenerateSettings) -> Callable[[], UnitRows]:
-    stop = min(TRIAL_ROWS, settings.objects)
-    return partial(GenerateUnit(settings), Unit("trial", {"start": 0, "stop": stop}), None)
+def check_encoding(settings: GenerateSettings, model: ModelFiles) -> None:
+    """Raise InputError for images that no PNG or JPEG file can hold."""
+    bands = model.config["network"]["bands"]
+    if settings.store == "encoded" and bands not in (1, 3):
+        raise InputError(
+            f"--store encoded: wanted a model of 1 or 3 bands, as PNG and JPEG files hold, got one "
+            f"of {bands}; take --store images or recipe"
+        )
 
 
-def draw_settings(settings: GenerateSettings) -> Draw:
-    """What the settings ask to draw."""
-    return Draw(
-        settings.seed,
-        components=settings.components,
-        weights=settings.weights,
-        blocks=tuple(sorted(settings.counts.items())),
-        variance_scale=settings.variance_scale,
-        truncation=settings.truncation,
-    )
+def _trial(settings: GenerateSettings, stages: Sequence[Stage]) -> Callable[[], UnitRows]:
+    rows = DRAWN_ROWS if settings.store == "recipe" else TRIAL_ROWS
+    unit = Unit("trial", {"start": 0, "stop": min(rows, settings.objects)})
+    steps = [stage.make() for stage in stages]
+
+    def work() -> UnitRows:
+        return reduce(lambda made, step: step(unit, made), steps, None)
+
+    return work
 
 
-def _plan(settings: GenerateSettings, model: ModelFiles) -> Plan:
-    content = {"rows_per_shard", "orientation", "precision", "device", "tile"}
+def _plan(
+    settings: GenerateSettings,
+    model: ModelFiles,
+    draw: Draw,
+    increment: SkyIncrement,
+    observing: Observing,
+) -> Plan:
+    content = {
+        *("rows_per_shard", "orientation", "precision", "device", "tile"),
+        *("store", "truth", "keep_latent"),
+    }
+    first = increment.start
+    encoding = settings.encoding or "png" if settings.store == "encoded" else None
     return Plan(
         kind="synthetic",
         settings={
             **settings.model_dump(include=content, mode="json"),
-            **asdict(draw_settings(settings)),
+            **asdict(draw),
+            **observing.settings,
             "count": settings.objects,
+            "encoding": encoding,
+            "quality": settings.quality or 95 if encoding == "jpeg" else None,
             "model": model.digest,
             "model_uri": storage.public_uri(storage.absolute(settings.model)),
             "random_layout": LAYOUT_VERSION,
-            "writer": shards.WRITER,
+            "writer": WRITERS[settings.store],
             "versions": package_versions(),
         },
         units=tuple(
-            Unit(unit_name(number), {"start": start, "stop": stop})
+            Unit(unit_name(number), {"start": first + start, "stop": first + stop})
             for number, (start, stop) in enumerate(
-                ranges(settings.objects, settings.rows_per_shard)
+                ranges(settings.objects - first, settings.rows_per_shard)
             )
         ),
     )
 
 
 def _need(settings: GenerateSettings, model: ModelFiles) -> Need:
-    """What a worker takes: pixels in slices, as one array and as the file, with its encoding."""
+    """What a worker takes: rows as one array and as the file, with its encoding.
+
+    Pixels in slices, too, where they are decoded to floats first; of a recipe the words, normals
+    and latents of some objects, all in float64.
+    """
     network = model.config["network"]
-    image = network["bands"] * network["size"] ** 2
-    decoded = 3 * 4 * image * min(DECODE_ROWS, settings.rows_per_shard)
-    if settings.orientation == "canonical":
-        decoded = 0
+    image, latent = network["bands"] * network["size"] ** 2, network["latent"]
+    rows = min(settings.rows_per_shard, settings.objects)
+    if settings.store == "recipe":
+        wide = RECIPE_ROW + 2 * latent * settings.keep_latent
+        return Need(pixels=wide * rows, copies=4.0, besides=8 * 8 * latent * DRAWN_ROWS)
+    apart = settings.orientation == "random" or settings.psf or settings.psf_fwhm or settings.noise
+    decoded = 3 * 4 * image * min(DECODE_ROWS, rows) * bool(apart)
     return Need(
-        pixels=image * min(settings.rows_per_shard, settings.objects),
+        pixels=image * rows,
         copies=4.0,
         besides=network_bytes(network, tile=settings.tile, device=settings.device) + decoded,
         device=settings.device,
     )
 
 
-def _facts(model: ModelFiles) -> dict[str, Any]:
+def _facts(settings: GenerateSettings, model: ModelFiles, observing: Observing) -> dict[str, Any]:
     network = model.config["network"]
     return {
         "shape": [network["bands"], network["size"], network["size"]],
         "latent": network["latent"],
         "components": model.config["mixture"]["components"],
-        "pixels": "uint8, round(255 x) of the decoded image clipped to [0, 1]",
+        "pixels": PIXELS[settings.store].format(_steps(observing)),
     }
 
 
-@dataclass
-class GenerateUnit:
-    """Draws one range of objects after another with a model held in this process."""
-
-    settings: GenerateSettings
-    sky: SyntheticSky = field(init=False)
-
-    def __post_init__(self) -> None:
-        model = load_model(
-            storage.absolute(self.settings.model),
-            device=TORCH_DEVICE[self.settings.device],
-            precision=self.settings.precision,
-            tile=self.settings.tile,
-        )
-        self.sky = model.sky(draw_settings(self.settings), orientation=self.settings.orientation)
-
-    def __call__(self, unit: Unit, _: None) -> UnitRows:
-        """Draw and decode the objects of a unit."""
-        start, stop = unit.inputs["start"], unit.inputs["stop"]
-        columns = self.sky.drawn(np.arange(start, stop))
-        images = self.sky.images(columns)
-        wanted = schema.synthetic_schema(
-            images.shape[1:], latent=columns["latent"].shape[1], optional=columns
-        )
-        table = rows.table(wanted, {**columns, "image": images.reshape(len(images), -1)})
-        return UnitRows(rows_in=stop - start, table=table, rejects=rows.reject_table([], unit.name))
+def _steps(observing: Observing) -> str:
+    """What is rounded, in words."""
+    steps = ["the decoded image"]
+    if observing.psf is not None:
+        steps.append("convolved with the PSF")
+    if observing.spectrum is not None:
+        steps.append("with the survey's noise added")
+    return ", ".join(steps)

@@ -113,8 +113,9 @@ class Audit:
         yield self._counts()
         yield self._check("digests", "SHA-256 of {}", objects, "objects")
         yield self._schemas()
+        optional = schema.optional(self.held.kind)
         for check in self.checks:
-            if self.seen[check.name] or not schema.OPTIONAL.intersection(check.columns):
+            if self.seen[check.name] or not optional.intersection(check.columns):
                 yield self._check(check.name, check.asks, rows)
         if self.held.kind == "synthetic":
             yield self._check("indices", "sequence from 0 of {}", rows)
@@ -246,7 +247,7 @@ class Audit:
         self.first_schema = found
         for column in schema.COLUMNS[self.held.kind]:
             if column.name not in found.names:
-                if column.name not in schema.OPTIONAL:
+                if column.name not in schema.optional(self.held.kind):
                     yield f"wanted a column {column.name}"
             elif not column.holds(found.field(column.name).type):
                 yield f"wanted {column.name} of {column.kind}, got {found.field(column.name).type}"

@@ -20,9 +20,12 @@ from avader.images.checks import Reason
 from avader.io import growth, shards
 from avader.io.manifest import open_plan, read_manifest, write_manifest
 from avader.io.models import read_model
+from avader.mixture.sample import Draw
 from avader.pipelines import classify, compact, generate, pack, units
+from avader.pipelines.drawing.worker import DrawUnit
 from avader.pipelines.dry_run import cost_line
 from avader.pipelines.progress import size
+from avader.plan import Unit
 from avader.recipe import Preprocessing
 from tests.catalogues import classified, write_folder
 from tests.pipelines.packed import write_packed
@@ -127,9 +130,8 @@ def test_what_is_done_is_not_counted(model, tmp_path, said):
     settings = GenerateSettings(
         model=model, out=str(out), count=40, rows_per_shard=10, dry_run=True
     )
-    generate.run(settings)
-    unit = generate._plan(settings, generate.read_model(model)).units[0]
-    made = generate.GenerateUnit(settings)(unit, None)
+    unit = Unit("00000000", {"start": 0, "stop": 10})
+    made = DrawUnit(settings, Draw(seed=0))(unit, None)
     shards.write_unit(str(out), unit, rows_in=10, table=made.table, rejects=made.rejects)
     (out / "parts").rename(out / "kept")
     generate.run(settings)

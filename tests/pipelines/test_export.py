@@ -189,7 +189,7 @@ def test_a_synthetic_catalogue(run, tmp_path):
         "latent": generator.normal(size=(count, LATENT)).astype(np.float32),
         "image": np.zeros((count, 64), np.uint8),
     }
-    table = rows.table(schema.synthetic_schema((1, 8, 8), latent=LATENT), columns)
+    table = rows.table(schema.synthetic_schema((1, 8, 8), latent=LATENT, names=columns), columns)
     settings = {"model": "m" * 64}
     sky = write_folder(
         tmp_path / "sky", table, per_part=12, kind="synthetic", settings=settings, facts={}

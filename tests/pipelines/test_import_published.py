@@ -1,6 +1,7 @@
 """The verb, on a tiny file in the published layout and on the real one."""
 
 import hashlib
+import logging
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ import pytest
 import avader
 from avader.config import ImportPublishedSettings
 from avader.errors import InputError
-from avader.io.models import read_model
+from avader.io.manifest import read_manifest
+from avader.io.models import NOISE, has_noise, read_model, read_noise
 from avader.pipelines.import_published import run
+from avader.synthetic.noise import power_spectrum
 from tests.model.keras_layout import hdf5_bytes, random_weights
+from tests.pipelines.packed import write_packed
 
 
 @pytest.fixture
@@ -20,9 +24,18 @@ def weights(tmp_path):
     return path
 
 
-def imported(weights, out) -> str:
-    run(ImportPublishedSettings(weights=str(weights), out=str(out)))
+def imported(weights, out, **given) -> str:
+    run(ImportPublishedSettings(weights=str(weights), out=str(out), **given))
     return str(out)
+
+
+def cutouts(seed: int = 0, count: int = 30) -> np.ndarray:
+    """uint8 (N, 2, 16, 16)."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 2, 16, 16)).astype(np.uint8)
+
+
+# How cutouts of write_packed differ from the published ones.
+DIFFERING = ("bands", "crop", "resample", "weights")
 
 
 def test_a_model_folder_with_its_provenance(weights, tmp_path):
@@ -59,6 +72,61 @@ def test_a_file_that_is_not_there_or_not_weights_is_refused(tmp_path):
     with pytest.raises(InputError, match="wanted the published weights in HDF5"):
         imported(text, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_noise_of_packed_cutouts(weights, tmp_path):
+    """With the model, or added to one that is there: the same file, and the same model."""
+    data = write_packed(tmp_path / "packed", cutouts())
+    one = imported(weights, tmp_path / "one", data=data, accept_mismatch=DIFFERING)
+    other = imported(weights, tmp_path / "other")
+    before = read_model(other)
+    assert not has_noise(other)
+    imported(weights, other, data=data, accept_mismatch=DIFFERING)
+    assert read_model(other).card == before.card
+    assert read_model(one).digest == before.digest
+    noise = read_noise(one)
+    assert read_noise(other).digest == noise.digest
+    model = avader.load_model(one)
+    residuals = cutouts() / 255 - model.decode(model.encode(cutouts())[0])
+    np.testing.assert_allclose(noise.spectrum, power_spectrum(residuals), rtol=1e-6)
+    assert noise.about["preprocessing_accepted"]["crop"] == {"model": 192, "data": 0}
+    assert noise.about["data"] == read_manifest(data).digest
+
+
+def test_noise_that_is_there_stays(weights, tmp_path, caplog):
+    """Catalogues hang on it."""
+    data = write_packed(tmp_path / "packed", cutouts())
+    given = {"data": data, "accept_mismatch": DIFFERING}
+    uri = imported(weights, tmp_path / "model", **given)
+    before = (tmp_path / "model" / NOISE).stat()
+    with caplog.at_level(logging.INFO, "avader"):
+        imported(weights, uri, **given)
+    assert "this noise is there already" in caplog.text
+    assert (tmp_path / "model" / NOISE).stat().st_mtime_ns == before.st_mtime_ns
+    other = write_packed(tmp_path / "more", cutouts(1))
+    with pytest.raises(
+        InputError, match=r"holds the noise of other cutouts .*; give another --out"
+    ):
+        imported(weights, uri, data=other, accept_mismatch=DIFFERING)
+
+
+def test_cutouts_that_are_not_as_the_models_are_refused(weights, tmp_path):
+    data = write_packed(tmp_path / "packed", cutouts())
+    message = "cutouts were not prepared as the model's were: crop is 0 in the data, 192 in the"
+    with pytest.raises(InputError, match=message):
+        imported(weights, tmp_path / "model", data=data, accept_mismatch=("bands", "weights"))
+    one_band = write_packed(tmp_path / "one", cutouts()[:, :1])
+    with pytest.raises(InputError, match=r"wanted cutouts of \[2, 16, 16\] .*, got \[1, 16, 16\]"):
+        imported(weights, tmp_path / "model", data=one_band, accept_mismatch=DIFFERING)
+    none = write_packed(tmp_path / "none", cutouts(count=0))
+    with pytest.raises(InputError, match="wanted cutouts with pixels outside of their sources"):
+        imported(weights, tmp_path / "model", data=none, accept_mismatch=DIFFERING)
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_mismatch_without_cutouts_is_refused(weights, tmp_path):
+    with pytest.raises(ValueError, match="accept_mismatch: only with --data; leave it out"):
+        imported(weights, tmp_path / "model", accept_mismatch=("crop",))
 
 
 @pytest.fixture(scope="module")

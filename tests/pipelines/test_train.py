@@ -11,9 +11,10 @@ import pytest
 import avader
 from avader.errors import InputError, TrainingError
 from avader.io import manifest
-from avader.io.models import read_model
+from avader.io.models import NOISE, has_noise, read_model, read_noise
 from avader.pipelines import train
 from avader.pipelines.training import tracking
+from avader.synthetic.noise import power_spectrum
 from tests.pipelines.packed import history, settings, write_packed
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
@@ -54,6 +55,17 @@ def test_all_phases_and_the_model(whole, data):
     assert (whole / "training" / "curves.png").stat().st_size > 10_000
     model = avader.load_model(str(whole))
     mean, _ = model.encode(images())
+    residuals = images() / 255 - model.decode(mean)
+    noise = read_noise(str(whole))
+    np.testing.assert_allclose(noise.spectrum, power_spectrum(residuals), rtol=1e-5)
+    assert noise.about == {
+        "images": 60,
+        "images_are": "those trained on",
+        "pixels": "whole frame",
+        "shape": [1, 16, 16],
+        "data": manifest.read_manifest(data).digest,
+    }
+    assert (whole / NOISE).stat().st_mtime_ns <= (whole / "card.json").stat().st_mtime_ns
     assert (
         np.bincount(model.posterior(mean).argmax(1), minlength=2).tolist()
         == (card["result"]["occupancy"])
@@ -68,6 +80,18 @@ def test_a_finished_model_is_not_trained_again(whole, data, caplog):
     assert before == {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
 
 
+def test_masks_that_fill_their_frames_leave_a_model_without_noise(ray_session, tmp_path, caplog):
+    pixels = np.full((20, 1, 16, 16), 200, np.uint8)
+    data = write_packed(tmp_path / "packed", pixels, masks=True)
+    short = {"gamma_epochs": 1, "periods": 1, "annealing_epochs": 1, "static_epochs": 0}
+    recipe = changed(outside_weight=0.5, schedule=short)
+    with caplog.at_level(logging.INFO, "avader"):
+        train.run(settings(data, tmp_path / "model", recipe, workers=1))
+    assert "no noise is kept: wanted pixels outside of the sources, got none" in caplog.text
+    assert read_model(str(tmp_path / "model")).card["result"]["epochs"] == 2
+    assert not has_noise(str(tmp_path / "model"))
+
+
 def test_two_workers_follow_one(whole, data, ray_session, tmp_path, caplog):
     """The same loss to a relative 1e-3, in the gamma phase and with the mixture."""
     with caplog.at_level(logging.INFO, "avader"):
@@ -75,7 +99,10 @@ def test_two_workers_follow_one(whole, data, ray_session, tmp_path, caplog):
     for one, two in zip(history(whole), history(tmp_path / "two"), strict=True):
         for name in ("loss", "reconstruction"):
             assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-3), one["epoch"]
+    noises = [read_noise(str(folder)).spectrum for folder in (whole, tmp_path / "two")]
+    assert noises[1].mean() == pytest.approx(noises[0].mean(), rel=1e-2)
     said = [record.getMessage() for record in caplog.records]
+    assert len([line for line in said if "a pixel (rms), measured on 60 images" in line]) == 1
     lines = [line for line in said if "annealing 2, epoch 8 of 9: loss" in line]
     assert len(lines) == 1
     assert "components" in lines[0]

@@ -17,7 +17,7 @@ import pytest
 import tomlkit
 
 from avader.io import storage
-from avader.io.models import read_model
+from avader.io.models import read_model, read_noise
 from avader.model.schedule import at
 from avader.pipelines import train
 from tests.pipelines.packed import figures, history, settings, write_packed
@@ -76,6 +76,7 @@ def phase(where: tuple[int, int]) -> str:
 def assert_same(out, whole) -> None:
     assert figures(out) == figures(whole)
     assert read_model(str(out)).digest == read_model(str(whole)).digest
+    assert read_noise(str(out)).digest == read_noise(str(whole)).digest
 
 
 def send(processes: list[int], what: signal.Signals) -> None:

@@ -122,7 +122,8 @@ def test_columns_that_may_be_absent_have_no_line(tmp_path, lines):
 
 
 def test_a_synthetic_catalogue(tmp_path, lines):
-    wanted = schema.synthetic_schema((1, 2, 2), latent=LATENT)
+    names = ("index", "component", "latent", "image")
+    wanted = schema.synthetic_schema((1, 2, 2), latent=LATENT, names=names)
 
     def part(indices):
         columns = {

@@ -18,6 +18,7 @@ from typing import Any
 
 from avader.errors import InputError
 from avader.io import storage
+from avader.io.models import NOISE, has_noise
 from avader.pipelines.progress import say
 from avader.recipe import Recipe
 from avader.report.history import Row, from_csv
@@ -64,7 +65,7 @@ class Tracking:
         for uri in storage.list_files(storage.join(self.out, "training"), (".csv", ".png")):
             if "/checkpoints/" not in uri:
                 self._upload(uri, "training/phases" if "/phases/" in uri else "training")
-        for name in MODEL_FILES:
+        for name in (*MODEL_FILES, *([NOISE] if has_noise(self.out) else [])):
             self._upload(storage.join(self.out, name), "model")
         self.client.set_terminated(self.run)
 

@@ -7,20 +7,23 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 
 from avader.catalogue.provenance import provenance
 from avader.errors import InputError, TrainingError
+from avader.inference.engine import Engine
 from avader.io.manifest import Manifest
-from avader.io.models import write_model
-from avader.model.files import model_config, model_tensors
+from avader.io.models import write_model, write_noise
+from avader.model.files import build_model, model_config, model_tensors, parse_config
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
 from avader.pipelines.training.checkpoints import Checkpoints
 from avader.pipelines.training.images import open_images
 from avader.pipelines.training.memory import free_bytes
+from avader.pipelines.training.residuals import noise_line, noise_of_training
 from avader.pipelines.training.sight import Teller
 from avader.recipe import Preprocessing, Recipe
 from avader.training.data import Images
@@ -128,7 +131,12 @@ def _train(state: TrainingState, given: WorkerTask, task: Task, notices: Notices
         say=notices.write,
     )
     train(state, task, watch)
-    _write_model(state, given, asdict(summarise(state, task)))
+    summary = asdict(summarise(state, task))
+    config = model_config(state.model, Preprocessing(**given.data.settings["preprocessing"]))
+    tensors = model_tensors(state.model)
+    engine = Engine(build_model(parse_config(config), tensors))
+    _write_noise(engine, given, task.images, notices)
+    write_model(given.out, config=config, tensors=tensors, card=_card(state, given, summary))
 
 
 def _epoch_done(state: TrainingState, teller: Teller, checkpoints: Checkpoints) -> None:
@@ -148,22 +156,27 @@ def _batch_done(state: TrainingState, teller: Teller, checkpoints: Checkpoints) 
         checkpoints.save(state)
 
 
-def _write_model(state: TrainingState, given: WorkerTask, summary: dict[str, Any]) -> None:
-    """Write the model folder; its card is the last file, and says that training is done."""
+def _write_noise(engine: Engine, given: WorkerTask, images: Images, notices: Notices) -> None:
+    """Write the survey's noise, where the images have any to measure: a model is whole without."""
+    spectrum, about = noise_of_training(engine, images, data=given.data.digest)
+    if not np.isfinite(spectrum).all():
+        notices.write("  no noise is kept: wanted pixels outside of the sources, got none")
+        return
+    write_noise(given.out, spectrum=spectrum, about=about)
+    notices.write("  " + noise_line(spectrum, about))
+
+
+def _card(state: TrainingState, given: WorkerTask, summary: dict[str, Any]) -> dict[str, Any]:
+    """The model's card, the last file of its folder: it says that training is done."""
     recipe = given.recipe
     last = state.history[-1]
-    write_model(
-        given.out,
-        config=model_config(state.model, Preprocessing(**given.data.settings["preprocessing"])),
-        tensors=model_tensors(state.model),
-        card=provenance(
-            recipe={"name": given.name, **recipe.model_dump(mode="json")},
-            seed=recipe.seed,
-            data={"manifest": given.data.digest, "rows": given.data.totals["rows"]},
-            result={
-                **summary,
-                "epochs": state.epoch,
-                **{name: last[name] for name in ("loss", "reconstruction", "mixture_kl", "l2")},
-            },
-        ),
+    return provenance(
+        recipe={"name": given.name, **recipe.model_dump(mode="json")},
+        seed=recipe.seed,
+        data={"manifest": given.data.digest, "rows": given.data.totals["rows"]},
+        result={
+            **summary,
+            "epochs": state.epoch,
+            **{name: last[name] for name in ("loss", "reconstruction", "mixture_kl", "l2")},
+        },
     )

@@ -9,7 +9,7 @@ import torch
 
 from avader.errors import InputError
 from avader.io import manifest
-from avader.io.models import read_model
+from avader.io.models import read_model, read_noise
 from avader.pipelines import train
 from avader.pipelines.training.images import StreamedImages, load_images, open_images
 from avader.pipelines.training.memory import GROUPS, free_bytes
@@ -118,6 +118,9 @@ def test_a_streamed_training_is_the_one_in_memory(in_memory, data, ray_session, 
     assert "streamed from 6 shards" in caplog.text
     assert figures(out) == figures(in_memory)
     assert read_model(str(out)).digest == read_model(str(in_memory)).digest
+    noise = read_noise(str(out))
+    assert noise.digest == read_noise(str(in_memory)).digest
+    assert (noise.about["images"], noise.about["images_are"]) == (6, "held out")
 
 
 @pytest.mark.long

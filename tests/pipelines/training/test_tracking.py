@@ -70,8 +70,11 @@ def test_a_run_goes_on_after_a_restart_and_has_every_epoch_once(store, tmp_path)
 
 
 @with_mlflow
-def test_the_end_has_the_files_and_comes_once(store, tmp_path):
+@pytest.mark.parametrize("noise", [(), ("noise.safetensors",)])
+def test_the_end_has_the_files_and_comes_once(store, tmp_path, noise):
     write(tmp_path, 4)
+    for name in noise:
+        (tmp_path / name).write_text(name)
     run = opened(store, tmp_path)
     run.finish()
     listed = [
@@ -80,7 +83,7 @@ def test_the_end_has_the_files_and_comes_once(store, tmp_path):
     ]
     assert listed[0] == [f"training/{name}" for name in ("curves.png", "metrics.csv", "phases")]
     assert listed[1] == ["training/phases/01-gamma.png"]
-    assert sorted(listed[2]) == sorted(f"model/{name}" for name in tracking.MODEL_FILES)
+    assert sorted(listed[2]) == sorted(f"model/{name}" for name in (*tracking.MODEL_FILES, *noise))
     ended = run.client.get_run(run.run).info
     assert ended.status == "FINISHED"
     opened(store, tmp_path).finish()

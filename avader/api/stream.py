@@ -1,0 +1,163 @@
+"""A synthetic catalogue as shuffled batches for a training loop, from any store.
+
+    data = avader.torch_dataset("catalogues/synthetic", batch=128, seed=1)
+    for epoch in range(10):
+        data.set_epoch(epoch)
+        for batch in data: ...  # image uint8 (B, C, H, W), component (B,), index (B,)
+
+Objects come from a few pieces of the catalogue at once, in an order that the seed and the epoch
+decide. A recipe's images are decoded as they are asked for.
+
+Legend: B objects of a batch, C bands, H W pixels.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from avader.api.catalogue import Catalogue, open_catalogue
+from avader.catalogue import rows, schema
+from avader.errors import InputError
+from avader.io import shards
+from avader.plan import ranges
+
+MIXED = 8
+"""Pieces whose objects are mixed: those of the next ones come when these are through."""
+DRAWN = 2000
+"""Objects of a piece of a recipe; of other stores it is a row group."""
+
+Batch = dict[str, Tensor]
+
+
+class Piece(NamedTuple):
+    """Objects start .. stop - 1: a row group of a part's file, or a range of a recipe."""
+
+    start: int
+    stop: int
+    path: str
+    group: int
+
+
+class Stream(IterableDataset[Batch]):
+    """Batches of a synthetic catalogue: index (B,), component (B,), image (B, C, H, W) uint8.
+
+    In a DataLoader, which is given batch_size=None, each worker makes its own share of the batches.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        batch: int,
+        seed: int,
+        shuffle: bool,
+        share: tuple[int, int],
+    ) -> None:
+        """As torch_dataset takes them."""
+        catalogue.check_synthetic()
+        number, of = share
+        if batch < 1 or not 0 <= number < of:
+            raise InputError(
+                f"wanted batch from 1, and share as (number from 0, of so many), got {batch} and "
+                f"{share}"
+            )
+        self.catalogue, self.batch, self.seed = catalogue, batch, seed
+        self.shuffle, self.share = shuffle, share
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next order be this epoch's."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every object of the share once; the last batch may be smaller."""
+        waiting: list[pa.Table] = []
+        for window in self._windows():
+            table = pa.concat_tables([*waiting, window])
+            whole = len(table) - len(table) % self.batch
+            for start in range(0, whole, self.batch):
+                yield self._tensors(table.slice(start, self.batch))
+            waiting = [table.slice(whole)]
+        for rest in waiting:
+            if len(rest):
+                yield self._tensors(rest)
+
+    def _windows(self) -> Iterator[pa.Table]:
+        """Objects of MIXED pieces at a time, in the epoch's order."""
+        worker = get_worker_info()
+        pieces, order = self._pieces(), np.random.default_rng((self.seed, self.epoch))
+        if self.shuffle:
+            pieces = [pieces[at] for at in order.permutation(len(pieces))]
+        number, of = self.share
+        if worker is not None:
+            number, of = number * worker.num_workers + worker.id, of * worker.num_workers
+        mine, step = pieces[number::of], MIXED if self.shuffle else 1
+        for start in range(0, len(mine), step):
+            table = pa.concat_tables(self._read(piece) for piece in mine[start : start + step])
+            yield table.take(order.permutation(len(table))) if self.shuffle else table
+
+    def _pieces(self) -> list[Piece]:
+        """The catalogue in pieces, in its order."""
+        held, pieces, first = self.catalogue.manifest, list[Piece](), 0
+        stored = self.catalogue.holds_images
+        step = held.settings["writer"]["row_group_size"] if stored else DRAWN
+        for part in held.parts:
+            pieces += [
+                Piece(first + start, first + stop, part["path"], group)
+                for group, (start, stop) in enumerate(ranges(part["rows"], step))
+            ]
+            first += part["rows"]
+        return pieces
+
+    def _read(self, piece: Piece) -> pa.Table:
+        """Its objects: with images as they are stored, or with what images are made from."""
+        if self.catalogue.holds_images:
+            uri = self.catalogue.manifest.uri
+            return shards.read_group(uri, piece.path, piece.group, ["index", "component", "image"])
+        sky = self.catalogue.remaker.sky
+        drawn = sky.drawn(np.arange(piece.start, piece.stop))
+        latent = drawn["latent"].shape[1]
+        wanted = schema.synthetic_schema(sky.engine.image_shape, latent=latent, names=drawn)
+        return rows.table(wanted, drawn)
+
+    def _tensors(self, table: pa.Table) -> Batch:
+        if self.catalogue.holds_images:
+            pixels = self.catalogue.pixels(table["image"])
+        else:
+            drawn = {name: rows.values(table[name]) for name in table.column_names}
+            pixels = self.catalogue.remaker.sky.images(drawn)
+        device = self.catalogue.remaker.device
+        columns = {
+            "index": rows.values(table["index"]),
+            "component": rows.values(table["component"]),
+        }
+        return {
+            name: torch.tensor(values, device=device)
+            for name, values in {**columns, "image": pixels}.items()
+        }
+
+
+def torch_dataset(
+    catalogue: str | Catalogue,
+    *,
+    batch: int = 64,
+    seed: int = 0,
+    shuffle: bool = True,
+    share: tuple[int, int] = (0, 1),
+    device: str = "cpu",
+) -> Stream:
+    """A PyTorch IterableDataset of a synthetic catalogue's batches, shuffled anew every epoch.
+
+    catalogue: opened, or its URI. seed: of the order, with the epoch of set_epoch. share: (number,
+    of): this process's share of the objects, such as (rank, world size). device: torch's name, of
+    where batches are and a recipe's images are decoded; one given opened has its own. Raises
+    InputError for a catalogue that is not synthetic.
+    """
+    if isinstance(catalogue, str):
+        catalogue = open_catalogue(catalogue, device=device)
+    return Stream(catalogue, batch=batch, seed=seed, shuffle=shuffle, share=share)

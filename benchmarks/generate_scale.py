@@ -1,0 +1,227 @@
+"""What does a synthetic sky cost beside the decoder's own work?
+
+    python -m benchmarks.generate_scale [--quick]
+
+On a Ray that is up already; its start is printed apart. The published network's sizes, one process
+a core with one thread each, also for the bare engine, which decodes the same latents in memory.
+- generate end to end by store over the bare engine, in turn, repeated; medians of the rounds'
+  ratios. Wanted: images and JPEG without truth columns at least 0.93, PNG 0.88, and with truth
+  columns at least 0.85 of the same without.
+- 1,000 shards of a small network: growth of the driver's and of the workers' peak of memory from
+  100 shards to 1,000.
+- a recipe of 10,000,000 objects (wanted: at most 40 s on 2 cores), and the latents of 100,000
+  scattered ones again (wanted: under 2 s).
+- 1,000,000 of its objects against the mixture: the largest deviation of a component's share, and of
+  a latent's mean and variance within its component, in standard errors.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+import avader
+from avader.api import Catalogue, Model
+from avader.config import GenerateSettings
+from avader.io.models import write_model
+from avader.model.files import model_config, model_tensors
+from avader.model.vade import VaDE
+from avader.pipelines import generate
+from avader.plan import ranges
+from avader.recipe import Network, Preprocessing
+from benchmarks.common import last_line, machine, options, seconds
+from benchmarks.end_to_end import CORES, write_published_sizes
+from tests.processes import descendants, peak_memory
+
+Figures = dict[str, Any]
+MB = 1e6
+STORES: Mapping[str, Mapping[str, Any]] = {
+    "images": {"truth": False},
+    "jpeg": {"truth": False, "store": "encoded", "encoding": "jpeg"},
+    "png": {"truth": False, "store": "encoded", "encoding": "png"},
+    "images_truth": {},
+    "jpeg_truth": {"store": "encoded", "encoding": "jpeg"},
+}
+
+
+def main() -> None:
+    """Run every part and print its figures."""
+    few = options(__doc__ or "").quick
+    ray_start = seconds(
+        lambda: ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
+    )
+    print(f"Ray's start, which no figure holds: {ray_start:.1f} s")
+    figures: Figures = {"ray_start_s": ray_start}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = write_published_sizes(folder / "model")
+        figures |= _memory(folder / "memory", 20 if few else 1000)
+        figures |= _recipe(model, str(folder / "recipe"), 200_000 if few else 10_000_000)
+        figures |= _stores(model, folder / "stores", 64 if few else 8000, rounds=1 if few else 3)
+    last_line(machine=machine(), **figures)
+
+
+def _stores(model: str, folder: Path, count: int, *, rounds: int) -> Figures:
+    """Every store and the bare engine, in turn."""
+    z, _ = avader.load_model(model).sample(count, 0)
+    folder.mkdir()
+    np.save(folder / "z.npy", z)
+    took: dict[str, list[float]] = {name: [] for name in ("bare", *STORES)}
+    with ProcessPoolExecutor(CORES, mp_context=get_context("spawn")) as processes:
+        bare = partial(_bare_seconds, processes, model, str(folder / "z.npy"), count)
+        bare()  # they are up, and have the model
+        for number in range(rounds):
+            took["bare"].append(bare())
+            for name, store in STORES.items():
+                settings = GenerateSettings(
+                    model=model,
+                    out=str(folder / f"{name}-{number}"),
+                    count=count,
+                    rows_per_shard=max(1, count // (5 * CORES)),
+                    workers=CORES,
+                    **store,
+                )
+                took[name].append(seconds(partial(generate.run, settings)))
+    figures: Figures = {"objects": count, "rounds": rounds}
+    for name, times in took.items():
+        over = "bare" if not name.endswith("_truth") else name.removesuffix("_truth")
+        ratios = [base / time_ for base, time_ in zip(took[over], times, strict=True)]
+        figures |= {name: count / median(times), f"{name}_over_{over}": median(ratios)}
+        print(
+            f"{name:13} {count / median(times):8.1f} images/s, {median(ratios):.3f} of {over} "
+            f"({min(ratios):.3f} to {max(ratios):.3f})"
+        )
+    return figures
+
+
+def _bare_seconds(processes: ProcessPoolExecutor, model: str, latents: str, count: int) -> float:
+    """Of decoding to uint8 in as many processes as there are workers."""
+
+    def work() -> None:
+        ended = [processes.submit(_bare, model, latents, *span) for span in ranges(count, 256)]
+        _ = [each.result() for each in ended]
+
+    return seconds(work)
+
+
+def _bare(model: str, latents: str, start: int, stop: int) -> None:
+    loaded, z = _loaded(model, latents)
+    loaded.decode_pixels(z[start:stop])
+
+
+@cache
+def _loaded(model: str, latents: str) -> tuple[Model, np.ndarray]:
+    torch.set_num_threads(1)
+    return avader.load_model(model), np.load(latents)
+
+
+def _memory(folder: Path, shards: int) -> Figures:
+    """Peaks of memory after a tenth of the shards and after all, in workers that stay."""
+    torch.manual_seed(0)
+    network = Network(size=16, latent=3, filters=(4, 6), kernels=(3, 5), decoder_kernels=(5, 3))
+    small = VaDE(network, components=4, variance_floor=1e-4)
+    model = str(folder / "model")
+    config = model_config(small, Preprocessing(size=16))
+    write_model(model, config=config, tensors=model_tensors(small), card={})
+    peaks = {}
+    for count in (shards // 10, shards):
+        settings = GenerateSettings(
+            model=model,
+            out=str(folder / f"{count}"),
+            count=100 * count,
+            rows_per_shard=100,
+            workers=CORES,
+        )
+        worker = _watched(partial(generate.run, settings))
+        peaks[count] = (peak_memory() / MB, worker / MB)
+    (driver, worker), (driver_all, worker_all) = peaks.values()
+    print(
+        f"{shards // 10:,} to {shards:,} shards: the driver's peak grew by "
+        f"{driver_all - driver:.0f} MB, a worker's from {worker:.0f} to {worker_all:.0f} MB"
+    )
+    return {
+        "shards": shards,
+        "driver_growth_MB": driver_all - driver,
+        "worker_growth_MB": worker_all - worker,
+    }
+
+
+def _watched(work: Callable[[], Any]) -> int:
+    """The greatest peak of a worker's memory while the work is done."""
+    peak = 0
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(work)
+        while not running.done():
+            peak = max([peak, *map(peak_memory, descendants(b"ray::MapWorker"))])
+            time.sleep(0.1)
+        running.result()
+    return peak
+
+
+def _recipe(model: str, out: str, count: int) -> Figures:
+    """A recipe's writing, its latents again, and what they are beside the mixture."""
+    settings = GenerateSettings(
+        model=model, out=out, count=count, store="recipe", workers=CORES, rows_per_shard=100_000
+    )
+    took = seconds(lambda: generate.run(settings))
+    catalogue = avader.open_catalogue(out)
+    size = sum(part["size"] for part in catalogue.manifest.parts) / count
+    sky = catalogue.remaker.sky
+    scattered = np.random.default_rng(0).choice(count, min(count, 100_000), replace=False)
+    again = seconds(lambda: sky.drawn(scattered))
+    found = catalogue.to_arrow(["index", "component"])
+    assert np.array_equal(found["index"].to_numpy(), np.arange(count))
+    worst = _deviations(catalogue, found["component"].to_numpy())
+    print(
+        f"recipe of {count:,} objects: {took:.1f} s, {size:.1f} bytes an object; the latents of "
+        f"{len(scattered):,} scattered ones again: {again:.2f} s; farthest from the mixture, in "
+        f"standard errors: shares {worst['share']:.1f}, means {worst['mean']:.1f}, variances "
+        f"{worst['variance']:.1f}"
+    )
+    return {
+        "recipe_objects": count,
+        "recipe_s": took,
+        "recipe_bytes": size,
+        "scattered": len(scattered),
+        "scattered_s": again,
+        **{f"worst_{name}_sigma": value for name, value in worst.items()},
+    }
+
+
+def _deviations(catalogue: Catalogue, component: np.ndarray) -> dict[str, float]:
+    """The largest deviations from the mixture, each over its standard error."""
+    sky, count = catalogue.remaker.sky, len(component)
+    weights, means, variances = sky.mixture
+    shares = np.bincount(component, minlength=len(weights)) / count
+    drawn = sky.drawn(np.arange(min(count, 1_000_000)))
+    z, of = drawn["latent"].astype(np.float64), drawn["component"]
+    assert np.array_equal(of, component[: len(of)])
+    worst = {
+        "share": float((abs(shares - weights) / np.sqrt(weights * (1 - weights) / count)).max()),
+        "mean": 0.0,
+        "variance": 0.0,
+    }
+    for number, (mean, variance) in enumerate(zip(means, variances, strict=True)):
+        own = z[of == number]
+        error = np.sqrt(variance / len(own))
+        worst["mean"] = max(worst["mean"], float((abs(own.mean(0) - mean) / error).max()))
+        error = variance * np.sqrt(2 / len(own))
+        worst["variance"] = max(
+            worst["variance"], float((abs(own.var(0) - variance) / error).max())
+        )
+    return worst
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+    main()

@@ -1,0 +1,236 @@
+"""The ways to store a synthetic sky: each gives the same objects, whatever is asked of it."""
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+from torch.utils.data import DataLoader
+
+import avader
+from avader.catalogue import schema
+from avader.config import GenerateSettings, VerifySettings
+from avader.errors import InputError
+from avader.pipelines import generate, verify
+from tests.tiny import NETWORK, write_tiny_model
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+COUNT = 50
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def draw(model, tmp_path_factory):
+    """Draws a sky of COUNT objects in shards of 20, each kind once."""
+    folder, made = tmp_path_factory.mktemp("skies"), {}
+
+    def drawn(**settings) -> avader.api.Catalogue:
+        out = folder / "-".join(f"{name}-{value}" for name, value in settings.items())
+        if out not in made:
+            settings = {"count": COUNT, "seed": 5, "rows_per_shard": 20, **settings}
+            generate.run(GenerateSettings(model=model, out=str(out), workers=2, **settings))
+            verify.run(VerifySettings(catalogue=str(out)))
+            made[out] = avader.open_catalogue(str(out))
+        return made[out]
+
+    return drawn
+
+
+class TestStores:
+    def test_png_is_lossless(self, draw):
+        plain, encoded = draw(store="images"), draw(store="encoded")
+        rows = [49, 0, 20, 0]
+        np.testing.assert_array_equal(encoded.images(rows), plain.images(rows))
+        data = encoded.to_arrow(["image"])["image"][7].as_py()
+        picture = np.array(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(picture, plain.images([7])[0, 0])
+        others = [name for name in plain.dataset.schema.names if name != "image"]
+        assert encoded.to_arrow(others).equals(plain.to_arrow(others))
+
+    def test_jpeg_is_near(self, draw):
+        plain = draw(store="images").images(range(COUNT)).astype(int)
+        files = draw(store="encoded", encoding="jpeg")
+        near, poor = (
+            files.images(range(COUNT)),
+            draw(store="encoded", encoding="jpeg", quality=20).images(range(COUNT)),
+        )
+        assert abs(near - plain).max() <= 6
+        assert abs(near - plain).mean() < abs(poor - plain).mean() / 2
+        assert files.to_arrow(["image"])["image"][0].as_py().startswith(b"\xff\xd8")
+
+    def test_recipe_is_decoded_when_read(self, draw):
+        plain, recipe = draw(store="images"), draw(store="recipe", keep_latent=True)
+        names = ["index", "component", "latent", "log_likelihood"]
+        assert recipe.dataset.schema.names == names
+        rows = [49, 0, 20, 0]
+        np.testing.assert_array_equal(recipe.images(rows), plain.images(rows))
+        assert recipe.image_shape == plain.image_shape
+        exact, near = (np.array(each.to_arrow()["latent"].to_pylist()) for each in (plain, recipe))
+        np.testing.assert_array_equal(near, exact.astype(np.float16))
+        shared = ["index", "component", "log_likelihood"]
+        assert recipe.to_arrow(shared).equals(plain.to_arrow(shared))
+
+    def test_recipe_is_small(self, draw):
+        assert draw(store="recipe").dataset.schema.names == ["index", "component", "log_likelihood"]
+
+    def test_truth_is_the_same_of_every_store(self, draw):
+        rows = [49, 0, 20, 0]
+        plain = draw(store="images").truth(rows)
+        assert plain.keys() > schema.TRUTH_NAMES
+        for other in (draw(store="recipe"), draw(truth=False), draw(store="encoded")):
+            found = other.truth(rows)
+            assert found.keys() == plain.keys()
+            for name, values in plain.items():
+                np.testing.assert_array_equal(found[name], values, err_msg=name)
+                assert found[name].dtype == values.dtype, name
+
+    def test_without_truth(self, draw):
+        names = draw(truth=False).dataset.schema.names
+        assert names == ["index", "component", "latent", "image"]
+
+    @pytest.mark.parametrize("orientation", ["canonical", "random"])
+    def test_truth_is_in_the_table(self, draw, model, orientation):
+        catalogue = draw(orientation=orientation)
+        table = catalogue.to_arrow()
+        z = np.array(table["latent"].to_pylist(), np.float32)
+        likelihood = avader.load_model(model).log_likelihood(z).astype(np.float32)
+        np.testing.assert_array_equal(table["log_likelihood"].to_numpy(), likelihood)
+        light = catalogue.images(range(COUNT)).sum((1, 2, 3)) / 255
+        # Rounded by half a grey level at most, 256 pixels; the random network gives little above 1.
+        np.testing.assert_allclose(table["flux"].to_numpy(), light, atol=0.5)
+
+    def test_schema_says_unit_and_meaning(self):
+        told = {column.name: column for column in schema.SYNTHETIC_COLUMNS}
+        for name in schema.TRUTH_NAMES:
+            assert told[name].meaning
+            assert told[name].ucd
+
+
+class TestTorchDataset:
+    @pytest.mark.parametrize("store", ["images", "encoded", "recipe"])
+    def test_every_object_once_and_with_its_image(self, draw, store):
+        catalogue = draw(store=store)
+        batches = list(avader.torch_dataset(catalogue, batch=8, seed=1))
+        assert [len(batch["index"]) for batch in batches] == [8] * 6 + [2]
+        order = np.concatenate([batch["index"].numpy() for batch in batches])
+        assert sorted(order) == list(range(COUNT))
+        assert list(order) != list(range(COUNT))
+        plain = draw(store="images")
+        images = np.concatenate([batch["image"].numpy() for batch in batches])
+        np.testing.assert_array_equal(images, plain.images(order))
+        component = np.concatenate([batch["component"].numpy() for batch in batches])
+        np.testing.assert_array_equal(component, plain.to_arrow()["component"].to_numpy()[order])
+
+    def test_order_is_decided_by_seed_and_epoch(self, draw):
+        def order(**settings):
+            data = avader.torch_dataset(draw(store="recipe"), batch=8, **settings)
+            data.set_epoch(epoch)
+            return np.concatenate([batch["index"].numpy() for batch in data]).tolist()
+
+        epoch = 0
+        first, other = order(seed=1), order(seed=2)
+        assert order(seed=1) == first != other
+        assert order(shuffle=False) == list(range(COUNT))
+        epoch = 1
+        assert order(seed=1) != first
+
+    def test_workers_and_shares_split_the_objects(self, draw):
+        shares = []
+        for number in range(2):
+            data = avader.torch_dataset(draw(store="images"), batch=4, share=(number, 2))
+            loader = DataLoader(data, batch_size=None, num_workers=number)
+            shares.append([index for batch in loader for index in batch["index"].tolist()])
+        assert sorted(shares[0] + shares[1]) == list(range(COUNT))
+        assert min(map(len, shares)) >= 10
+
+    def test_refuses(self, draw, model):
+        with pytest.raises(InputError, match="wanted batch from 1"):
+            avader.torch_dataset(draw(store="images"), batch=0)
+        with pytest.raises(InputError, match="share as"):
+            avader.torch_dataset(draw(store="images"), share=(2, 2))
+
+
+class TestAdding:
+    def test_a_sky_grows(self, model, tmp_path, caplog):
+        def run(out, count, **settings):
+            settings = {"rows_per_shard": 20, "workers": 1, **settings}
+            generate.run(GenerateSettings(model=model, out=str(out), count=count, **settings))
+            return avader.open_catalogue(str(out))
+
+        whole = run(tmp_path / "whole", 60)
+        run(tmp_path / "grown", 30)
+        grown = run(tmp_path / "grown", 60, add=True, rows_per_shard=15)
+        assert grown.to_arrow().equals(whole.to_arrow())
+        assert len(grown.manifest.paths) == 4
+        verify.run(VerifySettings(catalogue=str(tmp_path / "grown")))
+        found = avader.regenerate(grown, [59, 29])
+        np.testing.assert_array_equal(found["image"], whole.images([59, 29]))
+        caplog.set_level("INFO", "avader")
+        run(tmp_path / "grown", 60, add=True)
+        assert "holds 60 objects already: nothing to do" in caplog.text
+        with pytest.raises(InputError, match=r"got 40 where .* holds 60 already"):
+            run(tmp_path / "grown", 40, add=True)
+        with pytest.raises(InputError, match="seed was 0 and is now 1"):
+            run(tmp_path / "grown", 90, add=True, seed=1)
+
+    def test_counts_grow_by_further_blocks(self, model, tmp_path):
+        def run(**settings):
+            out = str(tmp_path / "c")
+            generate.run(GenerateSettings(model=model, out=out, workers=1, **settings))
+            return avader.open_catalogue(out)
+
+        first = run(counts={0: 10, 2: 5})
+        more = run(counts={0: 12, 1: 3, 2: 5}, add=True)
+        components = [0] * 10 + [2] * 5 + [0] * 2 + [1] * 3
+        assert more.to_arrow()["component"].to_pylist() == components
+        assert more.to_arrow().slice(0, 15).equals(first.to_arrow())
+        assert more.manifest.settings["blocks"] == [[0, 10], [2, 5], [0, 2], [1, 3]]
+        np.testing.assert_array_equal(avader.regenerate(more, [19])["image"], more.images([19]))
+        with pytest.raises(InputError, match=r"got 1=0 where .* holds 3 of it already"):
+            run(counts={0: 20}, add=True)
+        with pytest.raises(InputError, match="wanted --counts"):
+            run(count=30, add=True)
+
+    def test_nothing_to_add_to(self, model, tmp_path):
+        with pytest.raises(InputError, match="wanted a finished folder"):
+            generate.run(GenerateSettings(model=model, out=str(tmp_path), count=3, add=True))
+
+
+class TestRefuses:
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            ({"encoding": "png"}, "encoding: only with --store encoded"),
+            ({"store": "encoded", "quality": 80}, "quality: only with --encoding jpeg"),
+            ({"keep_latent": True}, "keep_latent: only with --store recipe"),
+            ({"store": "recipe", "device": "gpu"}, "device: only with another store"),
+            ({"count": 0}, "count: wanted objects"),
+        ],
+    )
+    def test_options_without_use(self, settings, said):
+        with pytest.raises(ValidationError, match=said):
+            GenerateSettings(model="m", out="o", **{"count": 1, **settings})
+
+    def test_files_of_two_bands(self, tmp_path):
+        model = write_tiny_model(tmp_path / "two", network=NETWORK.model_copy(update={"bands": 2}))
+        out = tmp_path / "out"
+        with pytest.raises(InputError, match="wanted a model of 1 or 3 bands"):
+            generate.run(
+                GenerateSettings(
+                    model=model, out=str(out), count=3, store="encoded", encoding="jpeg"
+                )
+            )
+        assert not out.exists()
+
+
+def test_other_readers_see_files(draw):
+    catalogue = draw(store="encoded")
+    (path, *_) = catalogue.manifest.paths
+    table = pq.read_table(f"{catalogue.manifest.uri}/{path}").to_pandas()
+    assert Image.open(io.BytesIO(table["image"][0])).size == (16, 16)
