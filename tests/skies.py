@@ -91,11 +91,14 @@ def grow_sky(out, table: pa.Table, *, limit: int) -> None:
     growth.publish(str(out), number)
 
 
-def write_parts(out, parts: dict[str, pa.Table], *, kind: str = "classified") -> str:
-    """A finished folder of these parts, by the names of their units; its URI."""
+def write_parts(out, parts: dict[str, pa.Table], *, kind: str = "classified", settings=None) -> str:
+    """A finished folder of these parts, by the names of their units; its URI.
+
+    settings: of its plan; none takes a classified catalogue's.
+    """
     plan = Plan(
         kind,
-        {"model": "m" * 64, "data": "d" * 64, "data_uri": "somewhere"},
+        settings or {"model": "m" * 64, "data": "d" * 64, "data_uri": "somewhere"},
         tuple(Unit(name, {}) for name in parts),
     )
     manifest.open_plan(str(out), plan)

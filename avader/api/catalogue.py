@@ -80,7 +80,7 @@ class Catalogue:
     def images(self, row_numbers: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[Any]:
         """Images (B, C, H, W) of these rows, counted from 0 in catalogue order.
 
-        Of a synthetic catalogue a row's number is the object's index. Pixels as stored; of a data
+        Of a synthetic catalogue those of the objects of these indices. Pixels as stored; of a data
         set that holds files, as the preprocessing that it was packed with makes them; of a recipe,
         decoded anew by its model.
         """
@@ -93,13 +93,14 @@ class Catalogue:
     def truth(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> dict[str, NDArray[Any]]:
         """What is known of these objects of a synthetic catalogue, of all but their pixels.
 
-        index, component, latent, log_likelihood and the measures of their images (B,), the latent
-        (B, D): as stored, or of a catalogue without them measured anew.
+        index, component, latent (B, D), log_likelihood and the measures of their images (B,), and
+        orientations and positions where there are some: as stored, or of a catalogue without them
+        measured anew.
         """
         wanted = check_rows(indices, self.manifest.totals["rows"])
         self.check_synthetic()
         names = [name for name in self.dataset.schema.names if name != "image"]
-        if not set(names) >= schema.TRUTH_NAMES:
+        if schema.TRUTH_NAMES - set(names):
             return self.remaker.truth(wanted)
         found = self._picked(wanted, names)
         return {name: rows.values(found[name]) for name in names}
@@ -116,18 +117,45 @@ class Catalogue:
         return pixels
 
     def _picked(self, wanted: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """These rows, in the order given, read part by part, so that no other part is."""
+        """These rows, in the order given, read part by part, so that no other part is.
+
+        Of a synthetic catalogue rows are named by their index.
+        """
+        owners, names = self._owners(wanted), list(columns)
+        on_sky = bool(self.manifest.facts.get("shares"))
         starts = np.cumsum([0, *(part["rows"] for part in self.manifest.parts)])
-        owners = np.searchsorted(starts, wanted, side="right") - 1
-        empty = self.dataset.schema.empty_table().select(columns)
-        tables, places = [empty], [np.zeros(0, np.int64)]
+        tables, places = [self.dataset.schema.empty_table().select(names)], [wanted[:0]]
         for owner in np.unique(owners):
             at = np.flatnonzero(owners == owner)
-            part = shards.read_part(self.manifest.uri, self.manifest.paths[owner], columns)
-            tables.append(part.take(pa.array(wanted[at] - starts[owner])))
+            asked = [*names, "index"] if on_sky and "index" not in names else names
+            part = shards.read_part(self.manifest.uri, self.manifest.paths[owner], asked)
+            within = wanted[at] - starts[owner]
+            if on_sky:  # rows are in the order of their positions
+                index = part["index"].to_numpy()
+                order = np.argsort(index)
+                within = order[np.searchsorted(index, wanted[at], sorter=order)]
+            tables.append(part.select(names).take(pa.array(within)))
             places.append(at)
         back = np.argsort(np.concatenate(places))
         return pa.concat_tables(tables).take(pa.array(back))
+
+    def _owners(self, wanted: NDArray[np.int64]) -> NDArray[np.intp]:
+        """The part (B,) of each row, or of each object's index."""
+        shares = self.manifest.facts.get("shares")
+        if not shares:
+            ends = np.cumsum([part["rows"] for part in self.manifest.parts])
+            return np.searchsorted(ends, wanted, side="right")
+        numbers, owner, held = list[int](), -1, 0
+        for _, _, start, stop in shares:  # in the order of parts, each of which has some
+            if held == 0:
+                owner += 1
+                held = self.manifest.parts[owner]["rows"]
+            numbers.append(owner)
+            held -= stop - start
+        starts = np.array([start for _, _, start, _ in shares])
+        order = np.argsort(starts)
+        at = np.searchsorted(starts[order], wanted, side="right") - 1
+        return np.array(numbers)[order][at]
 
     def _check_images(self) -> None:
         if not self.holds_images:
@@ -164,7 +192,8 @@ def regenerate(
     open_catalogue takes them, in their stead.
 
     Returns index (B,) int64, component (B,) int16, latent (B, D) float32, image (B, C, H, W) uint8,
-    and where objects lie at random on the sky orientation_angle and orientation_flips (B,). Bit
+    and where objects lie on the sky ra, dec and _healpix_29, turned at random orientation_angle and
+    orientation_flips (B,). Bit
     for bit what the catalogue holds on the same kind of machine and device and the same versions of
     packages; elsewhere latents may differ in their last bit, and pixels slightly. JPEG files hold
     these pixels as nearly as their quality allows. Raises InputError for indices beyond the
@@ -179,7 +208,7 @@ def regenerate(
         remaker = Remaker(held, model or remaker.model, device or remaker.device)
     sky = remaker.sky
     drawn = sky.drawn(wanted)
-    return {**drawn, "image": sky.images(drawn)}
+    return {**drawn, **remaker.places(wanted), "image": sky.images(drawn)}
 
 
 def check_rows(numbers: Sequence[int] | NDArray[np.integer[Any]], total: int) -> NDArray[np.int64]:

@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avader.api.model import load_model
+from avader.catalogue.pixels import Pixel
+from avader.catalogue.schema import POSITION_NAMES
 from avader.errors import InputError
 from avader.io import models, storage
 from avader.io.manifest import Manifest
+from avader.synthetic.positions import Share, place_all
 from avader.synthetic.psf import Kernel, gaussian_psf, read_psf
+from avader.synthetic.region import Region, read_region
 from avader.synthetic.sky import Columns, Indices, SyntheticSky, check_layout, draw_of
 
-PSF_FILE = "psf.fits"
-"""Where a synthetic catalogue keeps the PSF that was given to it."""
+PSF_FILE, REGION_FILE = "psf.fits", "region.npy"
+"""Where a synthetic catalogue keeps the PSF and the region that were given to it."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +59,7 @@ class Remaker:
         told = self.held.settings.get("psf")
         if told is None or "fwhm" in told:
             return gaussian_psf(told["fwhm"]) if told else None
-        uri = storage.join(self.held.uri, PSF_FILE)
-        data = storage.read_bytes(uri)
-        if hashlib.sha256(data).hexdigest() != told["sha256"]:
-            raise InputError(
-                f"wanted the PSF that {storage.public_uri(self.held.uri)} was drawn with, got "
-                f"another file {PSF_FILE}; bring it back"
-            )
-        return read_psf(data, storage.public_uri(uri))
+        return read_psf(*self._kept(PSF_FILE, told["sha256"]))
 
     def _spectrum(self, model: str) -> NDArray[np.float32] | None:
         wanted = self.held.settings.get("noise")
@@ -76,12 +73,37 @@ class Remaker:
             )
         return found.spectrum
 
+    def places(self, indices: Indices) -> Columns:
+        """ra, dec and _healpix_29 (B,) of objects that lie on a region; else nothing."""
+        if self._region is None:
+            return {}
+        shares = [Share(Pixel(*share[:2]), *share[2:]) for share in self.held.facts["shares"]]
+        found = place_all(self._region, self.held.settings["seed"], indices, shares)
+        return dict(zip(POSITION_NAMES, found, strict=True))
+
+    @cached_property
+    def _region(self) -> Region | None:
+        wanted = self.held.settings.get("region")
+        return None if wanted is None else read_region(*self._kept(REGION_FILE, wanted))
+
+    def _kept(self, name: str, digest: str) -> tuple[bytes, str]:
+        """A file of the catalogue's own, and what it is called."""
+        uri = storage.join(self.held.uri, name)
+        data = storage.read_bytes(uri)
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise InputError(
+                f"wanted {name} of {storage.public_uri(self.held.uri)} as it was drawn with, got "
+                "another file; bring it back"
+            )
+        return data, storage.public_uri(uri)
+
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         """Images (B, C, H, W), as they are stored or would be."""
         return self.sky.images(self.sky.drawn(indices))
 
     def truth(self, indices: Indices) -> Columns:
-        """component, latent, log_likelihood and the measures of each image, (B,) or (B, D)."""
+        """What a table of these objects has but for images, (B,) or (B, D)."""
         drawn = self.sky.drawn(indices)
         _, measures = self.sky.measured_images(drawn)
-        return {**drawn, "log_likelihood": self.sky.log_likelihood(drawn), **measures}
+        likelihood = self.sky.log_likelihood(drawn)
+        return {**drawn, **self.places(indices), "log_likelihood": likelihood, **measures}

@@ -24,21 +24,15 @@ from avader.api.catalogue import Catalogue, open_catalogue
 from avader.catalogue import rows, schema
 from avader.errors import InputError
 from avader.io import shards
-from avader.plan import ranges
 
 MIXED = 8
 """Pieces whose objects are mixed: those of the next ones come when these are through."""
-DRAWN = 2000
-"""Objects of a piece of a recipe; of other stores it is a row group."""
-
 Batch = dict[str, Tensor]
 
 
 class Piece(NamedTuple):
-    """Objects start .. stop - 1: a row group of a part's file, or a range of a recipe."""
+    """A row group of a part's file."""
 
-    start: int
-    stop: int
     path: str
     group: int
 
@@ -103,24 +97,22 @@ class Stream(IterableDataset[Batch]):
 
     def _pieces(self) -> list[Piece]:
         """The catalogue in pieces, in its order."""
-        held, pieces, first = self.catalogue.manifest, list[Piece](), 0
-        stored = self.catalogue.holds_images
-        step = held.settings["writer"]["row_group_size"] if stored else DRAWN
-        for part in held.parts:
-            pieces += [
-                Piece(first + start, first + stop, part["path"], group)
-                for group, (start, stop) in enumerate(ranges(part["rows"], step))
-            ]
-            first += part["rows"]
-        return pieces
+        held = self.catalogue.manifest
+        step = held.settings["writer"]["row_group_size"]
+        return [
+            Piece(part["path"], group)
+            for part in held.parts
+            for group in range(-(-part["rows"] // step))
+        ]
 
     def _read(self, piece: Piece) -> pa.Table:
         """Its objects: with images as they are stored, or with what images are made from."""
+        names = ["index", "component", *["image"] * self.catalogue.holds_images]
+        table = shards.read_group(self.catalogue.manifest.uri, piece.path, piece.group, names)
         if self.catalogue.holds_images:
-            uri = self.catalogue.manifest.uri
-            return shards.read_group(uri, piece.path, piece.group, ["index", "component", "image"])
+            return table
         sky = self.catalogue.remaker.sky
-        drawn = sky.drawn(np.arange(piece.start, piece.stop))
+        drawn = sky.drawn(table["index"].to_numpy())
         latent = drawn["latent"].shape[1]
         wanted = schema.synthetic_schema(sky.engine.image_shape, latent=latent, names=drawn)
         return rows.table(wanted, drawn)

@@ -135,6 +135,7 @@ CHECKS: dict[str, tuple[RowCheck, ...]] = {
     "synthetic": (
         RowCheck("numbers", "finite latents in {}", ("latent",), latents),
         RowCheck("likelihoods", "finite log_likelihood in {}", ("log_likelihood",), likelihoods),
+        _SORTED,
     ),
 }
 

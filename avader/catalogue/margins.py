@@ -73,8 +73,14 @@ class Margin:
     def among(self, spans: NDArray[np.int64]) -> NDArray[np.intp]:
         """Which parts the margin reaches into.
 
-        spans: (P, 2) of the parts, in order; none overlaps, none is finer than the margin's pixels.
+        spans: (P, 2) of the parts, in order; none overlaps. Gives their places in it, in order.
         """
         starts, stops = spans.T
         owners = np.searchsorted(starts, self.pixels, side="right") - 1
-        return np.unique(owners[(owners >= 0) & (self.pixels < stops[owners])])
+        around = owners[(owners >= 0) & (self.pixels < stops[owners])]
+        # Parts that are finer than the margin's pixels begin within these.
+        edges = np.searchsorted(starts, [self.pixels, self.pixels + (1 << self._shift)])
+        begun = np.bincount(edges[0], minlength=len(spans) + 1)
+        ended = np.bincount(edges[1], minlength=len(spans) + 1)
+        within = np.flatnonzero(np.cumsum(begun - ended)[: len(spans)])
+        return np.union1d(around, within)

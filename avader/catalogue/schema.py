@@ -189,6 +189,7 @@ _TRUTH = (
 )
 SYNTHETIC_COLUMNS = (
     Column("index", pa.int64(), "", "meta.id;meta.main", "address in the synthetic sky, from 0"),
+    *_POSITION,
     _COMPONENT,
     Column(
         "latent",

@@ -1,13 +1,14 @@
 """A catalogue's pixels joined into the larger ones that HATS cuts the sky into, its tiles.
 
 The rows of a tile are those of the parts that lie in it, one part after another: in nested order.
+Parts may be finer than order 10, tiles are not: margins are of pixels finer than their tiles.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 
-from avader.catalogue.pixels import Pixel, named_pixel
+from avader.catalogue.pixels import FINEST, Pixel, named_pixel
 
 BASE = tuple(Pixel(0, number) for number in range(12))
 """The pixels that make the whole sky."""
@@ -39,10 +40,23 @@ def overlapping(pixels: Iterable[Pixel]) -> tuple[Pixel, Pixel] | None:
     return next((pair for pair in pairwise(ordered) if pair[0].span[1] > pair[1].span[0]), None)
 
 
+def holding(pixels: Iterable[Pixel], earlier: Iterable[Pixel]) -> tuple[Pixel, Pixel] | None:
+    """One of the earlier pixels and another that it lies in, and is not; None where none does."""
+    ordered = in_order(earlier)
+    starts = [pixel.span[0] for pixel in ordered]
+    for pixel in in_order(pixels):
+        first, stop = (bisect_left(starts, edge) for edge in pixel.span)
+        inner = next((each for each in ordered[first:stop] if each.order > pixel.order), None)
+        if inner is not None:
+            return inner, pixel
+    return None
+
+
 def grown(increments: Iterable[Mapping[Pixel, int]], *, limit: int) -> list[Tiles]:
     """The tiles of each increment, as `joined` has them, given those of the increments before.
 
-    increments: rows of each part, by its pixel; any two are the same or do not overlap.
+    increments: rows of each part, by its pixel; those of one do not overlap, and none holds an
+    earlier one without being it.
     """
     found: list[Tiles] = []
     for rows in increments:
@@ -54,9 +68,9 @@ def grown(increments: Iterable[Mapping[Pixel, int]], *, limit: int) -> list[Tile
 def joined(rows: Mapping[Pixel, int], *, limit: int, given: Iterable[Pixel] = ()) -> Tiles:
     """The coarsest tiles with at most `limit` rows each, and the parts in them; in nested order.
 
-    rows: of each part, by its pixel; no two overlap. A part with more rows is a tile of its own;
-    one without rows is in none. given: tiles of before, which stay: parts in them are theirs,
-    whatever they hold then, and no new tile reaches into one.
+    rows: of each part, by its pixel; no two overlap. A part with more rows is a tile of its own,
+    and so is a pixel of order 10; a part without rows is in none. given: tiles of before, which
+    stay: parts in them are theirs, whatever they hold then, and no new tile reaches into one.
     """
     taken = in_order(given)
     starts = [tile.span[0] for tile in taken]
@@ -78,7 +92,7 @@ def _joined(rows: Mapping[Pixel, int], limit: int, taken: Sequence[int]) -> Tile
     before = list(accumulate(rows.values(), initial=0))
 
     def ends(tile: Pixel, first: int, stop: int) -> bool:
-        if first == stop or parts[first] == tile:
+        if first == stop or parts[first] == tile or tile.order == FINEST:
             return True
         free = len({bisect_left(taken, edge) for edge in tile.span}) == 1
         return free and before[stop] - before[first] <= limit

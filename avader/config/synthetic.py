@@ -35,6 +35,13 @@ class GenerateSettings(InferenceSettings):
     orientation: Literal["canonical", "random"] = "canonical"
     """canonical: images as the model draws them. random: each object is put on the sky at a random
     angle and flips, which become columns; for models of canonical cutouts."""
+    cone: tuple[float, ...] = ()
+    """RA,DEC,RADIUS of a cone that objects lie in, evenly: the centre in degrees ICRS, the radius
+    in arcsec. Positions become columns, and a shard is a HEALPix pixel, as `hats` wants it. With a
+    negative RA: --cone=-1,2,60."""
+    region: str | None = None
+    """In its stead URI of a MOC (FITS, JSON or ASCII), or of a HEALPix map in FITS whose values are
+    how dense objects lie; kept in the catalogue as region.npy."""
     psf: str | None = None
     """URI of a FITS image of a PSF, of odd sides, that images are convolved with on the sky, beside
     the one that the model has learned; kept in the catalogue as psf.fits."""
@@ -65,9 +72,13 @@ class GenerateSettings(InferenceSettings):
         return given or (1_000_000 if known.data.get("store") == "recipe" else 10_000)
 
     @model_validator(mode="after")
-    def _check_psf(self) -> Self:
+    def _check_pairs(self) -> Self:
         if self.psf is not None and self.psf_fwhm:
             raise ValueError("psf_fwhm: wanted it or psf, got both; leave one out")
+        if self.region is not None and self.cone:
+            raise ValueError("cone: wanted it or region, got both; leave one out")
+        if len(self.cone) not in (0, 3):
+            raise ValueError(f"cone: wanted RA,DEC,RADIUS, got {','.join(map(str, self.cone))}")
         return self
 
     @model_validator(mode="after")

@@ -45,8 +45,10 @@ def as_one(uri: str, found: Sequence[Manifest]) -> Manifest:
     totals = {name: sum(held.totals[name] for held in found) for name in found[0].totals}
     digest = hashlib.sha256(storage.read_bytes(_version(uri, len(found)))).hexdigest()
     facts = found[-1].facts if found[-1].rooted else found[0].facts
-    # A sky's last increment says what all of its objects are.
+    # A sky's last increment says what all of its objects are, and each where its own lie.
     settings = found[-1 if found[0].kind == "synthetic" else 0].settings
+    if "shares" in facts:
+        facts = {**facts, "shares": [share for held in found for share in held.facts["shares"]]}
     return replace(
         found[0], parts=parts, totals=totals, digest=digest, facts=facts, settings=settings
     )

@@ -4,7 +4,7 @@ A unit is a range of object numbers. Object i depends on the model, the seed and
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial, reduce
 from types import MappingProxyType
 from typing import Any
@@ -19,13 +19,14 @@ from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.drawing.adding import SkyIncrement, increment_of
 from avader.pipelines.drawing.observing import Observing, observing_of
+from avader.pipelines.drawing.placing import placing_of, shares_in
 from avader.pipelines.drawing.worker import DRAWN_ROWS, DrawUnit, EncodeUnit
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.memory import Need, network_bytes
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
-from avader.plan import Plan, Receipt, Unit, ranges, unit_name
+from avader.plan import Plan, Receipt, Unit
 from avader.synthetic.sky import DECODE_ROWS
 
 PIXELS = {
@@ -53,21 +54,27 @@ def run(settings: GenerateSettings) -> None:
     draw = increment.draw(settings)
     draw.check(model.config["mixture"]["components"])
     observing = observing_of(settings, model)
-    plan = _plan(settings, model, draw, increment, observing)
+    placing = placing_of(settings)
+    plan = _plan(settings, model, draw, increment, {**observing.settings, "region": placing.digest})
     increment.check(plan)
-    missing = plan.settings["count"] - increment.start
+    missing = settings.objects - increment.start
     if not missing:
         say(f"{settings.out} holds {increment.start:,} objects already: nothing to do")
         return
-    worker = partial(DrawUnit, settings, draw, observing.psf, observing.spectrum)
+    groups = [count for _, count in draw.blocks[len(increment.blocks_before) :]] or [missing]
+    rows, start = settings.rows_per_shard, increment.start
+    units = placing.units(groups, settings.seed, start=start, rows=rows, before=increment.before)
+    plan = replace(plan, units=units)
+    worker = partial(DrawUnit, settings, draw, observing.psf, observing.spectrum, placing.digest)
     stages = [Stage("draw", worker, pooled=True)]
     if settings.store == "encoded":
         encode = EncodeUnit(plan.settings["encoding"], plan.settings["quality"])
         stages.append(Stage("encode", lambda: encode))
 
     def finish(_: Sequence[Receipt]) -> dict[str, Any]:
-        files = observing.write(increment.out) if increment.number == 1 else []
-        return {"files": files} if files else {}
+        if increment.number > 1:  # the first one has them
+            return {}
+        return {"files": [*observing.write(increment.out), *placing.write(increment.out)]}
 
     written = finish_folder(
         plan,
@@ -75,9 +82,9 @@ def run(settings: GenerateSettings) -> None:
         opening=f"drawing {missing:,} {'more ' * settings.add}objects in {len(plan.units):,} "
         f"shards from model {model.digest[:12]}, seed {settings.seed}",
         prepare=lambda: stages,
-        trial=Trial(missing, 0, partial(_trial, settings, stages)),
+        trial=Trial(missing, 0, partial(_trial, settings, plan.units[0], stages)),
         progress=Progress("drawn", missing),
-        facts=_facts(settings, model, observing),
+        facts={**_facts(settings, model, observing), "shares": shares_in(units)},
         finish=finish,
         provenance=provenance(
             model=model.digest,
@@ -105,9 +112,12 @@ def check_encoding(settings: GenerateSettings, model: ModelFiles) -> None:
         )
 
 
-def _trial(settings: GenerateSettings, stages: Sequence[Stage]) -> Callable[[], UnitRows]:
+def _trial(
+    settings: GenerateSettings, first: Unit, stages: Sequence[Stage]
+) -> Callable[[], UnitRows]:
     rows = DRAWN_ROWS if settings.store == "recipe" else TRIAL_ROWS
-    unit = Unit("trial", {"start": 0, "stop": min(rows, settings.objects)})
+    start, stop = first.inputs["ranges"][0]
+    unit = Unit(first.name, {"ranges": [(start, min(stop, start + rows))]})
     steps = [stage.make() for stage in stages]
 
     def work() -> UnitRows:
@@ -121,20 +131,20 @@ def _plan(
     model: ModelFiles,
     draw: Draw,
     increment: SkyIncrement,
-    observing: Observing,
+    seen: Mapping[str, Any],
 ) -> Plan:
+    """The plan, its units left to be cut. seen: settings of what is done to images, and where."""
     content = {
         *("rows_per_shard", "orientation", "precision", "device", "tile"),
         *("store", "truth", "keep_latent"),
     }
-    first = increment.start
     encoding = settings.encoding or "png" if settings.store == "encoded" else None
     return Plan(
         kind="synthetic",
         settings={
             **settings.model_dump(include=content, mode="json"),
             **asdict(draw),
-            **observing.settings,
+            **seen,
             "count": settings.objects,
             "encoding": encoding,
             "quality": settings.quality or 95 if encoding == "jpeg" else None,
@@ -144,12 +154,6 @@ def _plan(
             "writer": WRITERS[settings.store],
             "versions": package_versions(),
         },
-        units=tuple(
-            Unit(unit_name(number), {"start": first + start, "stop": first + stop})
-            for number, (start, stop) in enumerate(
-                ranges(settings.objects - first, settings.rows_per_shard)
-            )
-        ),
     )
 
 

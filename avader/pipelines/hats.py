@@ -1,4 +1,4 @@
-"""`hats`: a classified catalogue becomes a HATS collection, which lsdb opens.
+"""`hats`: a catalogue with positions becomes a HATS collection, which lsdb opens.
 
 A unit is a tile of the sky. The catalogue's parts are pixels, so that a tile is those that lie in
 it, one after another, and nothing is shuffled. The margin, a folder of its own within the
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from avader.catalogue import tiles
+from avader.catalogue import schema, tiles
 from avader.catalogue.provenance import provenance
 from avader.config import HatsSettings
 from avader.io import growth, manifest, shards, storage
@@ -24,7 +24,7 @@ from avader.pipelines.memory import joining_need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.tiling.margin import make_margin, margin_name
-from avader.pipelines.tiling.versions import WRITER, Version, common_settings, read_versions
+from avader.pipelines.tiling.versions import Version, common_settings, origin, read_versions
 from avader.pipelines.tiling.work import join_parts, tile_unit
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit
@@ -59,21 +59,20 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
         if settings.margin:
             margin = make_margin(settings, version)
     held = version.increments[-1]
-    rows, parts, count = held.totals["rows"], version.parts[-1], len(plan.units)
+    rows, count = held.totals["rows"], len(plan.units)
+    size = sum(part["size"] for part in version.parts[-1].values())
+    columns = shards.read_schema(held.uri, held.paths[0])
+    holds_files = "image" in columns.names and columns.field("image").type == schema.FILE_TYPE
     written = finish_folder(
         plan,
         settings.model_copy(update={"out": out}),
-        opening=f"joining {rows:,} rows of {len(parts):,} parts into {count:,} tiles",
+        opening=f"joining {rows:,} rows of {len(version.parts[-1]):,} parts into {count:,} tiles",
         prepare=lambda: [Stage("join", partial(partial, join_parts, version.uri), pooled=True)],
-        trial=Trial(
-            rows,
-            sum(part["size"] for part in parts.values()),
-            partial(_trial, version.uri, plan),
-        ),
+        trial=Trial(rows, size, partial(_trial, version.uri, plan)),
         progress=Progress("joined", rows, noun="rows"),
         finish=partial(_finish, settings, version, plan, margin),
-        provenance=provenance(catalogue=held.digest, classification=held.provenance),
-        need=joining_need(shards.read_schema(held.uri, held.paths[0]), plan.units),
+        provenance=provenance(**origin(held)),
+        need=joining_need(columns, plan.units, stored=size // max(1, rows) * holds_files),
     )
     if written is not None:
         say(f"joined {written.totals['rows']:,} rows into {count:,} tiles: {settings.out}")
@@ -102,7 +101,7 @@ def _trial(uri: str, plan: Plan) -> Callable[[], UnitRows]:
 
     def work() -> UnitRows:
         made = join_parts(uri, one, None)
-        shards.parquet_bytes(made.table, WRITER)
+        shards.parquet_bytes(made.table, plan.settings["writer"])
         return made
 
     return work

@@ -101,6 +101,7 @@ class Audit:
         self.ids = IdSpool()
         self.id_parts: list[tuple[str, int]] = []
         self.first_schema: pa.Schema | None = None
+        self.met = np.zeros(held.totals["rows"] if held.facts.get("shares") else 0, bool)
 
     def results(self) -> Iterator[Check]:
         """Every check; all but the first come once every part has been read."""
@@ -118,7 +119,8 @@ class Audit:
             if self.seen[check.name] or not optional.intersection(check.columns):
                 yield self._check(check.name, check.asks, rows)
         if self.held.kind == "synthetic":
-            yield self._check("indices", "sequence from 0 of {}", rows)
+            what = "each from 0 once in {}" if len(self.met) else "sequence from 0 of {}"
+            yield self._check("indices", what, rows)
         elif self.held.kind != "margin":  # where a row may be beside several tiles
             yield self._check("duplicates", "comparison of {}", rows, "ids")
         yield self._check("reasons", "of {}", self.held.totals["rejects"], "rejects")
@@ -255,7 +257,13 @@ class Audit:
     def _check_indices(self, path: str, table: pa.Table, start: int) -> None:
         index = table["index"].to_numpy()
         self.seen["indices"] += len(index)
-        if not np.array_equal(index, np.arange(start, start + len(index))):
+        if self.held.facts.get("shares"):  # rows are in the order of their positions
+            # As many as rows, none beyond and none twice: then each is there.
+            inside = np.unique(index[(index >= 0) & (index < len(self.met))])
+            if len(inside) < len(index) or self.met[inside].any():
+                self.faults["indices"].append(f"{path}: indices met before or out of range")
+            self.met[inside] = True
+        elif not np.array_equal(index, np.arange(start, start + len(index))):
             self.faults["indices"].append(f"{path}: its indices do not go on from {start:,}")
 
     def _audit_rejects(self, part: dict[str, Any]) -> None:

@@ -81,7 +81,7 @@ def test_a_psf_of_the_user_is_kept(model, tmp_path):
     steps = recipe.manifest.facts["pixels"]
     assert "convolved with the PSF, with the survey's noise added" in steps
     (tmp_path / "c" / "psf.fits").write_bytes(encode_fits(gaussian_psf(1.0)))
-    with pytest.raises(InputError, match=r"wanted the PSF that .* was drawn with"):
+    with pytest.raises(InputError, match=r"wanted psf.fits of .* as it was drawn with"):
         avader.open_catalogue(recipe.manifest.uri).images([0])
 
 

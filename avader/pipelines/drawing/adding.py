@@ -14,8 +14,8 @@ from avader.mixture.sample import Draw
 from avader.plan import Plan, canonical_json
 
 Block = tuple[int, int]
-# What may differ between increments: how many objects, and how they are written.
-FREE = ("count", "blocks", "rows_per_shard", "writer", "model_uri", "versions")
+# What may differ between increments: how many objects, in how many shards, and what changes none.
+FREE = ("count", "blocks", "rows_per_shard", "model_uri", "versions")
 
 
 @dataclass(frozen=True)

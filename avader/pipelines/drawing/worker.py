@@ -9,15 +9,20 @@ from numpy.typing import NDArray
 
 from avader.api import load_model
 from avader.catalogue import rows, schema
+from avader.catalogue.pixels import named_pixel
+from avader.catalogue.schema import POSITION_NAMES
 from avader.config import GenerateSettings
+from avader.errors import InputError
 from avader.images.encode import encode_image
 from avader.io import storage
 from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
+from avader.pipelines.drawing.placing import Placing, placing_of
 from avader.pipelines.stages import UnitRows
-from avader.plan import Unit
+from avader.plan import Unit, ranges
+from avader.synthetic.positions import place
 from avader.synthetic.psf import Kernel
-from avader.synthetic.sky import Columns, SyntheticSky
+from avader.synthetic.sky import Columns, Indices, SyntheticSky
 
 DRAWN_ROWS = 2**16
 """Objects of a recipe drawn at once: 100 MB."""
@@ -27,14 +32,16 @@ DRAWN_ROWS = 2**16
 class DrawUnit:
     """Draws one range of objects after another with a model held in this process.
 
-    psf, spectrum: as Model.sky takes them.
+    psf, spectrum: as Model.sky takes them. region: digest of the region, None without one.
     """
 
     settings: GenerateSettings
     draw: Draw
     psf: Kernel | None = None
     spectrum: NDArray[np.float32] | None = None
+    region: str | None = None
     sky: SyntheticSky = field(init=False)
+    placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
         model = load_model(
@@ -50,23 +57,41 @@ class DrawUnit:
             spectrum=self.spectrum,
         )
 
+        self.placing = placing_of(self.settings)
+        if self.placing.digest != self.region:
+            raise InputError("wanted the region as it was when the run began, got another one")
+
     def __call__(self, unit: Unit, _: None) -> UnitRows:
         """Draw the objects of a unit, and decode them where images are stored."""
-        start, stop = unit.inputs["start"], unit.inputs["stop"]
+        indices, places = self._laid_out(unit)
         if self.settings.store == "recipe":
-            table = pa.concat_tables(self._recipes(start, stop))
+            table = pa.concat_tables(self._recipes(indices, places))
         else:
-            table = self._table(self._with_images(self.sky.drawn(np.arange(start, stop))))
-        return UnitRows(rows_in=stop - start, table=table, rejects=rows.reject_table([], unit.name))
+            table = self._table({**self._with_images(self.sky.drawn(indices)), **places})
+        refused = rows.reject_table([], unit.name)
+        return UnitRows(rows_in=len(indices), table=table, rejects=refused)
 
-    def _recipes(self, start: int, stop: int) -> Iterator[pa.Table]:
+    def _laid_out(self, unit: Unit) -> tuple[Indices, Columns]:
+        """Indices of a unit's objects (B,) in the order of its rows, and where they lie (B,)."""
+        indices = np.concatenate([np.arange(*span) for span in unit.inputs["ranges"]])
+        pixel = named_pixel(unit.name)
+        if self.placing.region is None or pixel is None:
+            return indices, {}
+        found = place(self.placing.region, self.settings.seed, indices, pixel)
+        order = np.argsort(found.healpix_29, kind="stable")
+        return indices[order], {
+            name: values[order] for name, values in zip(POSITION_NAMES, found, strict=True)
+        }
+
+    def _recipes(self, indices: Indices, places: Columns) -> Iterator[pa.Table]:
         """Tables of at most DRAWN_ROWS objects."""
-        for first in range(start, stop, DRAWN_ROWS):
-            drawn = self.sky.drawn(np.arange(first, min(first + DRAWN_ROWS, stop)))
+        for start, stop in ranges(len(indices), DRAWN_ROWS):
+            drawn = self.sky.drawn(indices[start:stop])
             columns = {**drawn, "log_likelihood": self.sky.log_likelihood(drawn)}
             if not self.settings.keep_latent:
                 del columns["latent"]
-            yield self._table(columns)
+            here = {name: values[start:stop] for name, values in places.items()}
+            yield self._table({**columns, **here})
 
     def _with_images(self, drawn: Columns) -> Columns:
         if not self.settings.truth:

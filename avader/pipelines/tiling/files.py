@@ -17,7 +17,11 @@ from avader.io.manifest import Manifest
 from avader.pipelines.tiling.versions import Part
 from avader.pipelines.tiling.work import tile_of
 
-TITLE = "Morphological components of galaxies (avader)"
+TITLES = {
+    "classified": "Morphological components of galaxies (avader)",
+    "synthetic": "Synthetic galaxies drawn from a mixture of components (avader)",
+}
+ID_COLUMNS = {"classified": "object_id", "synthetic": "index"}
 
 
 def finish_collection(
@@ -25,7 +29,7 @@ def finish_collection(
 ) -> list[dict[str, str]]:
     """Write the files of the catalogue and the collection; path and SHA-256 of each.
 
-    held: the classified catalogue. parts: as the collection's manifests list them, in order of
+    held: the catalogue it is of. parts: as the collection's manifests list them, in order of
     increment. name, margin: the folders of the catalogue and its margin.
     """
     properties = {
@@ -38,7 +42,7 @@ def finish_collection(
         out,
         f"{name}/",
         _files(parts),
-        about=_about(held, TITLE),
+        about=_about(held, TITLES[held.kind]),
         properties=properties | _properties(held, parts),
     )
     return [*own, *hats.write_collection(out, name=name, margin=margin)]
@@ -49,10 +53,10 @@ def finish_margin(
 ) -> list[dict[str, str]]:
     """Write the files of a margin; path and SHA-256 of each.
 
-    held: the classified catalogue. parts: as the margin's manifest lists them. name: of the HATS
+    held: the catalogue it is of. parts: as the margin's manifest lists them. name: of the HATS
     catalogue whose margin it is.
     """
-    title = f"{TITLE}: rows within {arcsec:g} arcsec of each tile"
+    title = f"{TITLES[held.kind]}: rows within {arcsec:g} arcsec of each tile"
     properties = {"catalog_name": out.rpartition("/")[2], "catalog_type": "margin"}
     return hats.write_catalogue(
         out,
@@ -93,8 +97,8 @@ def _properties(held: Manifest, parts: Sequence[Part]) -> dict[str, Any]:
         "dec_column": "dec",
         "healpix_column": "_healpix_29",
         "healpix_order": SPATIAL_ORDER,
-        "hats_cols_survey_id": "object_id",
-        "obs_title": TITLE,
+        "hats_cols_survey_id": ID_COLUMNS[held.kind],
+        "obs_title": TITLES[held.kind],
         "prov_progenitor": f"avader catalogue, manifest sha256 {held.digest}, "
         f"model {held.settings['model']}",
         "bib_reference": BIBCODE,
@@ -108,5 +112,5 @@ def _about(held: Manifest, title: str) -> About:
         title=title,
         facts={"catalogue_manifest_sha256": held.digest, "model": held.settings["model"]},
         citation=held.provenance["citation"],
-        columns={column.name: column for column in schema.COLUMNS["hats"]},
+        columns={column.name: column for column in schema.COLUMNS[held.kind]},
     )

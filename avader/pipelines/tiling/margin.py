@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from avader.catalogue import tiles
 from avader.catalogue.margins import Margin
@@ -16,7 +17,7 @@ from avader.io.manifest import Manifest
 from avader.pipelines.dry_run import Trial
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage
-from avader.pipelines.tiling.versions import Version, common_settings
+from avader.pipelines.tiling.versions import Part, Version, common_settings, origin
 from avader.pipelines.tiling.work import gather_margin, tile_unit
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt
@@ -41,9 +42,7 @@ def make_margin(settings: HatsSettings, version: Version) -> Manifest | None:
         trial=Trial(0, 0),
         progress=Progress("found", None, noun="rows"),
         finish=partial(_finish, settings, storage.absolute(own.out), plan, version.whole),
-        provenance=provenance(
-            catalogue=plan.settings["catalogue"], classification=version.whole.provenance
-        ),
+        provenance=provenance(**origin(version.whole)),
     )
     return manifest.read_manifest(storage.absolute(own.out), kind="margin")
 
@@ -63,20 +62,35 @@ def _plan(settings: HatsSettings, version: Version) -> Plan:
 
     There another catalogue may have what matches a row of this one across the edge.
     """
-    parts = version.around
-    listed, spans = list(parts.values()), np.array([pixel.span for pixel in parts])
-    around = {tile: Margin(tile, settings.margin).among(spans) for tile in _whole_sky(version)}
+    listed = [list(parts.items()) for parts in version.parts if parts]
+    spans = [np.array([pixel.span for pixel, _ in parts]) for parts in listed]
+    around = {
+        tile: _near(Margin(tile, settings.margin), listed, spans) for tile in _whole_sky(version)
+    }
     own = {"name": settings.name, "margin": settings.margin}
     return Plan(
         kind="margin",
         settings={**common_settings(version.whole), **_origin(version), **own},
-        units=tuple(
-            tile_unit(tile, [part for at in near for part in listed[at]])
-            for tile, near in around.items()
-            if len(near)
-        ),
+        units=tuple(tile_unit(tile, near) for tile, near in around.items() if near),
         place=partial(tiles.dataset_path, ""),
     )
+
+
+def _near(
+    margin: Margin,
+    listed: Sequence[Sequence[tuple[Pixel, Part]]],
+    spans: Sequence[NDArray[np.int64]],
+) -> list[Part]:
+    """Parts that a margin reaches into, by pixel; those of one pixel in order of increment.
+
+    listed: of each increment, by pixel; spans: of these pixels.
+    """
+    found = [
+        parts[at]
+        for parts, edges in zip(listed, spans, strict=True)
+        for at in margin.among(edges).tolist()
+    ]
+    return [part for _, part in sorted(found, key=lambda each: (each[0].span[0], each[0].order))]
 
 
 def _whole_sky(version: Version) -> list[Pixel]:
@@ -85,8 +99,8 @@ def _whole_sky(version: Version) -> list[Pixel]:
 
 
 def _origin(version: Version) -> Mapping[str, Any]:
-    """The cutouts that several increments were made from."""
-    if version.number == 1:
+    """The cutouts that several increments were made from; a synthetic sky is made from none."""
+    if version.number == 1 or version.whole.kind == "synthetic":
         return {}
     return {"data": [digest for one in version.increments for digest in growth.data_of(one)]}
 

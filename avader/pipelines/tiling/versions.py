@@ -3,6 +3,7 @@
 All follows from the catalogue and the most rows of a tile: nothing is read of what was made before.
 """
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,11 @@ from avader.io.manifest import Manifest
 
 # Rows of a row group: what a search in the sky reads at least.
 WRITER = {**shards.WRITER, "row_group_size": 50_000}
-_AGAIN = "pack its cutouts again with positions (ra, dec), and classify them"
+# Catalogues that may have positions, and how they get them.
+PLACED = {
+    "classified": "pack its cutouts again with positions (ra, dec), and classify them",
+    "synthetic": "generate it again over a region of the sky (--cone or --region)",
+}
 Part = Mapping[str, Any]
 """A part of the catalogue as its manifest lists it, with paths from the catalogue's folder."""
 Parts = Mapping[Pixel, Part]
@@ -54,22 +59,18 @@ class Version:
         """All its tiles, in nested order."""
         return tiles.in_order({tile for cut in self.cuts for tile in cut})
 
-    @property
-    def around(self) -> dict[Pixel, list[Part]]:
-        """All its parts by pixel, in nested order; those of one pixel in order of increment."""
-        found: dict[Pixel, list[Part]] = {}
-        for parts in self.parts:
-            for pixel, part in parts.items():
-                found.setdefault(pixel, []).append(part)
-        return {pixel: found[pixel] for pixel in tiles.in_order(found)}
-
 
 def read_versions(uri: str, *, limit: int) -> list[Version]:
-    """The versions of a classified catalogue, in tiles of at most `limit` rows where they can be.
+    """The versions of a catalogue, in tiles of at most `limit` rows where they can be.
 
     Raises InputError where it has no rows, or its parts are not pixels of the sky.
     """
-    held = growth.read_increments(uri, kind="classified")
+    held = growth.read_increments(uri)
+    if held[0].kind not in PLACED:
+        raise InputError(
+            f"wanted a {' or '.join(PLACED)} catalogue, got a folder of {held[0].kind} in "
+            f"{storage.public_uri(uri)}"
+        )
     parts = sky_parts(uri, held)
     counts = [{pixel: part["rows"] for pixel, part in found.items()} for found in parts]
     cuts = tiles.grown(counts, limit=limit)
@@ -78,38 +79,60 @@ def read_versions(uri: str, *, limit: int) -> list[Version]:
 
 
 def common_settings(held: Manifest) -> dict[str, Any]:
-    """What the plans of an increment of the catalogue and of a margin have in common."""
+    """What the plans of an increment of the catalogue and of a margin have in common.
+
+    Those of a classified catalogue's don't name its kind.
+    """
+    is_synthetic = held.kind == "synthetic"
+    made_from = ("model",) if is_synthetic else ("model", "data")
     return {
-        **{name: held.settings[name] for name in ("model", "data")},
+        **{name: held.settings[name] for name in made_from},
+        **({"catalogue_kind": held.kind} if is_synthetic else {}),
         "catalogue": held.digest,
         "catalogue_uri": storage.public_uri(held.uri),
-        "writer": WRITER,
+        "writer": shards.WRITER if stores_images(held) else WRITER,
         "versions": package_versions("hats", "cdshealpix"),
     }
+
+
+def stores_images(held: Manifest) -> bool:
+    """Whether the rows of a catalogue hold images: of a synthetic one that is no recipe."""
+    return held.kind == "synthetic" and held.settings["store"] != "recipe"
+
+
+def origin(held: Manifest) -> dict[str, Any]:
+    """What a collection's provenance says of the catalogue, and of how that was made."""
+    how = "generation" if held.kind == "synthetic" else "classification"
+    return {"catalogue": held.digest, how: held.provenance}
 
 
 def sky_parts(uri: str, increments: Sequence[Manifest]) -> Sequence[Parts]:
     """The parts that have rows, of each increment.
 
-    Raises InputError where they are not pixels of the sky, any two the same or apart, and where the
-    first increment has none.
+    Raises InputError where they are not pixels of the sky, where two of an increment overlap, one
+    of a later increment holds an earlier one without being it, and where the first has none.
     """
-    found = [_placed(uri, growth.parts_below(held, at)) for at, held in enumerate(increments, 1)]
+    again = PLACED[increments[0].kind]
+    found = [
+        _placed(uri, growth.parts_below(held, at), again) for at, held in enumerate(increments, 1)
+    ]
     if not found[0]:
         raise InputError(
             f"wanted a catalogue with rows, got {storage.public_uri(uri)} without any in its first "
             "increment"
         )
-    paths = {pixel: part["path"] for parts in found for pixel, part in parts.items()}
-    if pair := tiles.overlapping(paths):
-        names = " and ".join(paths[pixel] for pixel in pair)
-        raise InputError(
-            f"wanted parts that do not overlap, got {names} in {storage.public_uri(uri)}; {_AGAIN}"
-        )
+    for number, parts in enumerate(found):
+        earlier = ChainMap(*found[:number])
+        if pair := tiles.overlapping(parts) or tiles.holding(parts, earlier):
+            names = " and ".join(ChainMap(parts, earlier)[pixel]["path"] for pixel in pair)
+            raise InputError(
+                f"wanted parts that do not overlap, got {names} in {storage.public_uri(uri)}; "
+                f"{again}"
+            )
     return found
 
 
-def _placed(uri: str, parts: Sequence[Part]) -> dict[Pixel, Part]:
+def _placed(uri: str, parts: Sequence[Part], again: str) -> dict[Pixel, Part]:
     """Parts that have rows, by pixel, in nested order."""
     found = {}
     for part in (part for part in parts if part["rows"]):
@@ -117,7 +140,7 @@ def _placed(uri: str, parts: Sequence[Part]) -> dict[Pixel, Part]:
         if pixel is None:
             raise InputError(
                 "wanted a catalogue whose parts are pixels of the sky, got "
-                f"{storage.public_uri(uri)} with {part['path']}; {_AGAIN}"
+                f"{storage.public_uri(uri)} with {part['path']}; {again}"
             )
         found[pixel] = part
     return {pixel: found[pixel] for pixel in tiles.in_order(found)}

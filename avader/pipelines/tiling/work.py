@@ -48,7 +48,7 @@ def join_parts(uri: str, unit: Unit, _: None) -> UnitRows:
     if not (sorted_ and first <= places[0] and places[-1] < stop):
         raise InputError(
             f"wanted rows sorted by _healpix_29 within tile {unit.name}, got others in "
-            f"{unit.inputs['parts'][0]['path']} or the next ones; pack and classify them again"
+            f"{unit.inputs['parts'][0]['path']} or the next ones; make that catalogue again"
         )
     return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))
 

@@ -1,0 +1,124 @@
+"""A synthetic sky on a region: where objects lie, addressed as ever, laid out as HATS."""
+
+import json
+
+import numpy as np
+import pytest
+from astropy.coordinates import SkyCoord
+from cdshealpix.nested import lonlat_to_healpix
+
+import avader
+from avader.catalogue.pixels import named_pixel
+from avader.config import GenerateSettings, HatsSettings, VerifySettings
+from avader.errors import InputError
+from avader.pipelines import generate, hats, verify
+from tests.tiny import write_tiny_model
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+CONE = (359.5, 40.0, 2 * 3600.0)  # across RA 0
+COUNT = 90
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def drawn(model, out, **settings):
+    given = {"count": COUNT, "seed": 4, "rows_per_shard": 20, "workers": 2, "cone": CONE}
+    generate.run(GenerateSettings(model=model, out=str(out), **{**given, **settings}))
+    verify.run(VerifySettings(catalogue=str(out)))
+    return avader.open_catalogue(str(out))
+
+
+@pytest.fixture(scope="module")
+def sky(model, tmp_path_factory):
+    return drawn(model, tmp_path_factory.mktemp("sky") / "sky")
+
+
+def test_objects_lie_in_the_cone_pixel_by_pixel(sky):
+    table = sky.to_arrow()
+    places = SkyCoord(table["ra"].to_numpy(), table["dec"].to_numpy(), unit="deg")
+    assert places.separation(SkyCoord(*CONE[:2], unit="deg")).arcsec.max() < CONE[2]
+    cells = lonlat_to_healpix(places.ra, places.dec, 29)
+    np.testing.assert_array_equal(table["_healpix_29"].to_numpy(), cells)
+    assert sorted(table["index"].to_pylist()) == list(range(COUNT))
+    assert len(sky.manifest.parts) > 3
+    for part, path in zip(sky.manifest.parts, sky.manifest.paths, strict=True):
+        first, stop = named_pixel(path.split("/")[-1].removesuffix(".parquet")).span
+        own = sky.dataset.filter((field("_healpix_29") >= first) & (field("_healpix_29") < stop))
+        assert own.count_rows() == part["rows"]
+
+
+def field(name):
+    import pyarrow.dataset as ds
+
+    return ds.field(name)
+
+
+@pytest.mark.parametrize("store", ["images", "recipe"])
+def test_objects_are_addressed_by_index(model, tmp_path, sky, store):
+    there = sky if store == "images" else drawn(model, tmp_path / "c", store=store)
+    plain = drawn(model, tmp_path / "plain", cone=())
+    indices = [89, 0, 44, 0]
+    np.testing.assert_array_equal(there.images(indices), plain.images(indices))
+    truth, wanted = there.truth(indices), plain.truth(indices)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(truth[name], values, err_msg=name)
+    again = avader.regenerate(there, indices)
+    table = sky.to_arrow().sort_by("index").take(indices)
+    for name in ("ra", "dec", "_healpix_29"):
+        np.testing.assert_array_equal(again[name], table[name].to_numpy())
+        np.testing.assert_array_equal(truth[name], table[name].to_numpy())
+    batches = list(avader.torch_dataset(there, batch=32))
+    order = np.concatenate([batch["index"].numpy() for batch in batches])
+    assert sorted(order) == list(range(COUNT))
+    images = np.concatenate([batch["image"].numpy() for batch in batches])
+    np.testing.assert_array_equal(images, plain.images(order))
+
+
+def test_counts_are_exact_and_spread_over_the_region(model, tmp_path):
+    catalogue = drawn(model, tmp_path / "c", count=0, counts={0: 50, 3: 40})
+    table = catalogue.to_arrow().sort_by("index")
+    assert table["component"].to_pylist() == [0] * 50 + [3] * 40
+    dec = table["dec"].to_numpy()
+    assert abs(dec[:50].mean() - dec[50:].mean()) < 0.8  # 2 degrees of radius
+    np.testing.assert_array_equal(
+        catalogue.images([60]), avader.regenerate(catalogue, [60])["image"]
+    )
+
+
+def test_a_sky_grows_in_place(model, tmp_path):
+    first = drawn(model, tmp_path / "c", count=50)
+    more = drawn(model, tmp_path / "c", add=True)
+    before, after = (each.to_arrow().sort_by("index") for each in (first, more))
+    assert after.slice(0, 50).equals(before)
+    np.testing.assert_array_equal(more.images([70, 3]), avader.regenerate(more, [70, 3])["image"])
+    with pytest.raises(InputError, match="region was"):
+        drawn(model, tmp_path / "c", count=200, add=True, cone=(10.0, 40.0, 3600.0))
+
+
+def test_a_moc_and_a_file_that_is_none(model, tmp_path):
+    moc = tmp_path / "moc.json"
+    moc.write_text(json.dumps({"3": [100, 101]}))
+    catalogue = drawn(model, tmp_path / "c", cone=(), region=str(moc))
+    moc.unlink()
+    cells = catalogue.to_arrow()["_healpix_29"].to_numpy() >> 2 * 26
+    assert set(cells) == {100, 101}
+    assert np.isfinite(avader.regenerate(catalogue, [5])["ra"]).all()
+    moc.write_text("galaxies")
+    with pytest.raises(InputError, match="wanted a region of the sky in ICRS"):
+        drawn(model, tmp_path / "d", cone=(), region=str(moc))
+    assert not (tmp_path / "d").exists()
+
+
+def test_hats(sky, tmp_path):
+    lsdb = pytest.importorskip("lsdb")
+    out = tmp_path / "hats"
+    hats.run(HatsSettings(catalogue=sky.manifest.uri, out=str(out), name="synthetic", workers=1))
+    found = lsdb.open_catalog(str(out))
+    near = found.cone_search(ra=0.5, dec=40, radius_arcsec=3600).compute()
+    table = sky.to_arrow(["index", "ra", "dec"]).to_pandas()
+    places = SkyCoord(table["ra"], table["dec"], unit="deg")
+    wanted = table["index"][places.separation(SkyCoord(0.5, 40, unit="deg")).deg < 1]
+    assert sorted(near["index"]) == sorted(wanted)
