@@ -91,10 +91,12 @@ def grow_sky(out, table: pa.Table, *, limit: int) -> None:
     growth.publish(str(out), number)
 
 
-def write_parts(out, parts: dict[str, pa.Table], *, kind: str = "classified", settings=None) -> str:
+def write_parts(
+    out, parts: dict[str, pa.Table], *, kind: str = "classified", settings=None, facts=None
+) -> str:
     """A finished folder of these parts, by the names of their units; its URI.
 
-    settings: of its plan; none takes a classified catalogue's.
+    settings: of its plan; facts: of its manifest; none takes a classified catalogue's.
     """
     plan = Plan(
         kind,
@@ -116,6 +118,6 @@ def write_parts(out, parts: dict[str, pa.Table], *, kind: str = "classified", se
                 rejects=rows.reject_table(refused, unit.name),
             )
         )
-    facts = {"components": COMPONENTS, "latent": LATENT}
-    manifest.write_manifest(str(out), plan, receipts, provenance=provenance(), facts=facts)
+    known = facts or {"components": COMPONENTS, "latent": LATENT}
+    manifest.write_manifest(str(out), plan, receipts, provenance=provenance(), facts=known)
     return str(out)

@@ -51,9 +51,9 @@ EXCEPTIONS = {
     # Nearest neighbours and k-means; sparse graphs and their eigenvectors.
     "mixture/graph.py": {"sklearn", "scipy"},
     "model/published.py": {"h5py"},
-    # Event files are written by the formats' own code, not by ours.
     # MOCs and HEALPix maps in FITS.
     "synthetic/region.py": {"astropy", "cdshealpix"},
+    # Event files are written by the formats' own code, not by ours.
     "pipelines/training/tensorboard.py": {"tensorboardX"},
     "pipelines/training/tracking.py": {"mlflow"},
     # The search itself: TPE. Recipes' values may not go together, which pydantic says.

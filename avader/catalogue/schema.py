@@ -185,7 +185,53 @@ _TRUTH = (
         "stat.likelihood",
         "log p(z) of the latent under the whole mixture, nats",
     ),
-    Column("flux", pa.float32(), "", "phot.flux", "sum of all pixels"),
+    Column(
+        "flux",
+        pa.float32(),
+        "",
+        "phot.flux",
+        "light of the frame: the bands' sum above its background (the median of the outermost "
+        "pixels), white is 1",
+    ),
+    Column(
+        "centroid_x", pa.float32(), "pixel", "pos.cartesian.x", "of the light, first column is 0"
+    ),
+    Column("centroid_y", pa.float32(), "pixel", "pos.cartesian.y", "of the light, first row is 0"),
+    Column(
+        "half_light_radius",
+        pa.float32(),
+        "pixel",
+        "phys.angSize",
+        "of the circle about the centroid that holds half of the light",
+    ),
+    Column(
+        "axis_ratio",
+        pa.float32(),
+        "",
+        "phys.size.axisRatio",
+        "minor over major axis, of the light's second moments",
+    ),
+    Column(
+        "position_angle",
+        pa.float32(),
+        "deg",
+        "pos.posAng",
+        "of the major axis from the x axis, 0 to 180, counter-clockwise with the first row on top",
+    ),
+    Column(
+        "concentration",
+        pa.float32(),
+        "",
+        "stat.value",
+        "5 log10(r80 / r20), of circles about the centroid (Conselice 2003, eq. 1)",
+    ),
+    Column(
+        "gini",
+        pa.float32(),
+        "",
+        "stat.value",
+        "Gini coefficient (Lotz et al. 2004, eq. 6) of the light within two half-light radii",
+    ),
 )
 SYNTHETIC_COLUMNS = (
     Column("index", pa.int64(), "", "meta.id;meta.main", "address in the synthetic sky, from 0"),

@@ -150,18 +150,29 @@ def _write_statistics(temporary: str, footers: list[Footer]) -> None:
         for footer in footers
         for group in range(footer.metadata.num_row_groups)
     ]
-    data = shards.parquet_bytes(pa.Table.from_pylist(rows))
+    table = pa.Table.from_pylist(rows)
+    # The library compares what is known of no group at all, which numbers bear.
+    fields = [
+        field.with_type(pa.float64()) if pa.types.is_null(field.type) else field
+        for field in table.schema
+    ]
+    data = shards.parquet_bytes(table.cast(pa.schema(fields)))
     (Path(temporary) / "per_partition_statistics.parquet").write_bytes(data)
 
 
 def _statistics(group: pq.RowGroupMetaData) -> dict[str, Any]:
-    """What is known of each column of a row group, by the names that the library looks for."""
+    """What is known of each column of a row group, by the names that the library looks for.
+
+    The least and the greatest are left out where they are bytes: of files, as images may be, they
+    are as long as these, and of float16 they are not numbers.
+    """
     found: dict[str, Any] = {}
     for column in map(group.column, range(group.num_columns)):
         known = column.statistics
+        ordered = known is not None and not isinstance(known.min, bytes)
         values = {
-            "min_value": known.min if known else None,
-            "max_value": known.max if known else None,
+            "min_value": known.min if ordered else None,
+            "max_value": known.max if ordered else None,
             "null_count": known.null_count if known else 0,
             "row_count": column.num_values,
             "disk_bytes": column.total_compressed_size,

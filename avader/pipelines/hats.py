@@ -24,7 +24,13 @@ from avader.pipelines.memory import joining_need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.tiling.margin import make_margin, margin_name
-from avader.pipelines.tiling.versions import Version, common_settings, origin, read_versions
+from avader.pipelines.tiling.versions import (
+    Version,
+    common_settings,
+    kept_facts,
+    origin,
+    read_versions,
+)
 from avader.pipelines.tiling.work import join_parts, tile_unit
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt, Unit
@@ -124,4 +130,4 @@ def _finish(
     name = margin_name(settings, version) if margin is not None else None
     files = finish_collection(out, version.whole, parts, name=settings.name, margin=name)
     kept = {"path": name, "manifest_sha256": margin.digest} if margin is not None else None
-    return {**version.whole.facts, "files": files, "margin": kept}
+    return {**kept_facts(version.whole), "files": files, "margin": kept}

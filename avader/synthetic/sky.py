@@ -19,16 +19,9 @@ from avader.images.orientation import Orientation, to_sky
 from avader.inference.engine import Engine
 from avader.mixture.random import LAYOUT_VERSION, orientations
 from avader.mixture.sample import Draw, MixtureArrays, draw_at
+from avader.synthetic.measure import MEASURES, measured
 from avader.synthetic.noise import Noise
 from avader.synthetic.psf import Kernel, convolved
-
-MEASURES = ("flux",)
-
-
-def stacked_measures(images: Tensor) -> Tensor:
-    """MEASURES of images (B, C, H, W): (B, M)."""
-    return images.sum((1, 2, 3))[:, None]
-
 
 Measure = Callable[[Tensor], Tensor]
 Columns = dict[str, NDArray[Any]]
@@ -91,9 +84,9 @@ class SyntheticSky:
         They are measured on the sky, before PSF, noise, clipping and rounding.
         """
         if self.as_decoded:
-            pixels, numbers = self.engine.decode_measured(drawn["latent"], stacked_measures)
+            pixels, numbers = self.engine.decode_measured(drawn["latent"], measured)
         else:
-            pixels, numbers = self._observed(drawn, stacked_measures)
+            pixels, numbers = self._observed(drawn, measured)
         return pixels, dict(zip(MEASURES, numbers.T, strict=True))
 
     def _observed(
@@ -110,7 +103,8 @@ class SyntheticSky:
                 angles, flips = drawn["orientation_angle"][some], drawn["orientation_flips"][some]
                 for image, angle, bits in zip(images, angles, flips, strict=True):
                     image[...] = to_sky(image, Orientation(float(angle), int(bits)))
-            numbers.append(measure(torch.from_numpy(images)).numpy())
+            tiles = torch.from_numpy(images).split(self.engine.tile)
+            numbers += [measure(tile).numpy() for tile in tiles]
             if self.psf is not None:
                 images = convolved(images, self.psf)
             if self.noise is not None:

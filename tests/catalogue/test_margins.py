@@ -62,6 +62,7 @@ def test_parts_and_row_groups_that_the_margin_reaches_into():
     parts = [Pixel(6, number) for number in sorted({*some, 5, 16_000, 16_001, 40_000})]
     found = margin.among(np.array([part.span for part in parts]))
     assert [parts[at] for at in found] == [Pixel(6, number) for number in some]
+    assert margin.among(np.array([Pixel(6, 5).span])).tolist() == []
     generator = np.random.default_rng(1)
     spans = np.sort(
         generator.choice(margin.pixels, (200, 1))
@@ -74,3 +75,29 @@ def test_parts_and_row_groups_that_the_margin_reaches_into():
     found = [margin.may_hold({"_healpix_29": (int(low), int(high))}) for low, high in spans]
     assert found == wanted
     assert margin.may_hold({})
+
+
+def test_parts_of_any_size():
+    """Coarser than the tile to finer than the margin's pixels, apart, and not all of the sky."""
+    margin = Margin(Pixel(4, 1000), 20)
+    generator = np.random.default_rng(2)
+    width = 4 ** (29 - margin_order(20))
+    assert margin_order(20) == 12
+
+    def reached(pixel: Pixel) -> bool:
+        first, stop = pixel.span
+        return bool(((margin.pixels < stop) & (margin.pixels + width > first)).any())
+
+    left, parts = [Pixel(0, number) for number in range(12)], []
+    while left:
+        pixel = left.pop()
+        chance = 0.97 if pixel.order < 12 else 0.5 if pixel.order < 14 else 0
+        if reached(pixel) and generator.uniform() < chance:
+            left += [Pixel(pixel.order + 1, 4 * pixel.number + child) for child in range(4)]
+        elif generator.uniform() < 0.7:
+            parts.append(pixel)
+    parts.sort(key=lambda pixel: pixel.span)
+    wanted = [at for at, part in enumerate(parts) if reached(part)]
+    assert {parts[at].order for at in wanted} >= {11, 12, 13, 14}
+    assert 300 < len(wanted) < len(parts) - 300
+    assert margin.among(np.array([part.span for part in parts])).tolist() == wanted

@@ -8,7 +8,15 @@ from hats.io.paths import pixel_catalog_file
 from hats.pixel_math import HealpixPixel
 
 from avader.catalogue.pixels import FINEST, Pixel, adaptive_pixels
-from avader.catalogue.tiles import absent, dataset_path, grown, in_order, joined, overlapping
+from avader.catalogue.tiles import (
+    absent,
+    dataset_path,
+    grown,
+    holding,
+    in_order,
+    joined,
+    overlapping,
+)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +62,20 @@ def test_a_part_that_is_too_large_is_a_tile_of_its_own():
         Pixel(3, 10): [Pixel(3, 10)],
     }
     assert joined({Pixel(5, 77): 0}, limit=12) == {}
+
+
+def test_no_tile_is_finer_than_order_10():
+    parts = [Pixel(12, 16 * 77 + number) for number in (1, 2, 9)]
+    rows = dict.fromkeys((*parts, Pixel(10, 76)), 100)
+    assert joined(rows, limit=150) == {
+        Pixel(10, 76): [Pixel(10, 76)],
+        Pixel(10, 77): parts,
+    }
+    more = dict.fromkeys((Pixel(14, 16 * 16 * 77), Pixel(12, 16 * 78)), 100)
+    assert grown([rows, more], limit=150)[1] == {
+        Pixel(10, 77): [Pixel(14, 16 * 16 * 77)],
+        Pixel(10, 78): [Pixel(12, 16 * 78)],
+    }
 
 
 @pytest.mark.parametrize("limit", [10, 50, 200])
@@ -116,6 +138,19 @@ def test_pixels_that_overlap():
     assert overlapping([Pixel(6, 9 * 4**3), *apart]) == (Pixel(3, 9), Pixel(6, 9 * 4**3))
     for pair in itertools.permutations([Pixel(3, 9), Pixel(4, 36)]):
         assert overlapping([*pair, Pixel(0, 5)]) == (Pixel(3, 9), Pixel(4, 36))
+
+
+def test_pixels_that_hold_an_earlier_one():
+    """Against every pair, of pixels of few orders; those alike and finer ones may come later."""
+    earlier = [Pixel(3, 8), Pixel(3, 9), Pixel(5, 16 * 9 + 15), Pixel(4, 40)]
+    for order in range(7):
+        for number in range(12 * 4**order // 20, 12 * 4**order // 12):
+            later = Pixel(order, number)
+            inner = [one for one in earlier if one.order > order and one.at(order) == later]
+            found = holding([Pixel(2, 1), later], earlier)
+            assert (found is not None) == bool(inner)
+            assert found is None or (found[0] in inner and found[1] == later)
+    assert holding([Pixel(1, 0)], []) is None
 
 
 @pytest.mark.parametrize(

@@ -112,8 +112,10 @@ def test_a_moc_and_a_file_that_is_none(model, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
 def test_hats(sky, tmp_path):
-    lsdb = pytest.importorskip("lsdb")
+    import lsdb
+
     out = tmp_path / "hats"
     hats.run(HatsSettings(catalogue=sky.manifest.uri, out=str(out), name="synthetic", workers=1))
     found = lsdb.open_catalog(str(out))

@@ -235,17 +235,16 @@ def test_increments_elsewhere_and_without_rows(tmp_path):
     verify.run(VerifySettings(catalogue=str(out)))
 
 
-def test_increments_that_overlap_are_refused(tmp_path):
+def test_increments_that_hold_parts_of_before_are_refused(tmp_path):
     first = numbered(sky(), 0, 500)
     catalogue = write_sky(tmp_path / "sky", first, limit=LIMIT)
     pixel = next(iter(parts_of(first, limit=LIMIT)))
-    inner = Pixel(pixel.order + 1, 4 * pixel.number + 1)
-    other = {inner.name: first.slice(0, 3)}
-    write_parts(growth.folder(catalogue, 2), other)
+    outer = pixel.at(pixel.order - 1)
+    write_parts(growth.folder(catalogue, 2), {outer.name: first.slice(0, 3)})
     growth.publish(catalogue, 2)
     with pytest.raises(InputError) as raised:
         made(catalogue, tmp_path / "collection")
-    wanted = f"parts/{pixel.name}.parquet and increments/000002/parts/{inner.name}.parquet"
+    wanted = f"parts/{pixel.name}.parquet and increments/000002/parts/{outer.name}.parquet"
     assert f"wanted parts that do not overlap, got {wanted}" in str(raised.value)
 
 

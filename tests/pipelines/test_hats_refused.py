@@ -36,9 +36,16 @@ def test_parts_that_are_no_pixels(tmp_path):
     assert not (tmp_path / "hats").exists()
 
 
-def test_folders_that_are_no_classified_catalogue(tmp_path):
+def test_a_synthetic_sky_without_positions(tmp_path):
+    catalogue = write_folder(tmp_path / "plain", classified(30), per_part=10, kind="synthetic")
+    said = refused(catalogue, tmp_path)
+    assert "parts/00000000.parquet; generate it again over a region of the sky (--cone" in said
+
+
+def test_folders_that_are_no_catalogue(tmp_path):
     other = write_sky(tmp_path / "other", at(patch(9, ra=1, dec=1, width=1)), limit=5, kind="hats")
-    assert "wanted a folder of classified, got" in refused(other, tmp_path)
+    said = refused(other, tmp_path)
+    assert "wanted a classified or synthetic catalogue, got a folder of hats in" in said
     none = write_parts(tmp_path / "none", {UNPLACED: classified(0)})
     assert "wanted a catalogue with rows, got" in refused(none, tmp_path)
 

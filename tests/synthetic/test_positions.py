@@ -221,14 +221,6 @@ class TestDeal:
         counts = [[share.stop - share.start for share in shares] for shares in (one, two)]
         assert [share.pixel for share in one] == [share.pixel for share in two]
         assert abs(np.corrcoef(counts)[0, 1]) < 0.3
-        sizes = [
-            np.diff(places.healpix_29)
-            for places in (
-                place_all(REGIONS["sky"], SEED, np.arange(start, start + 1000), shares)
-                for start, shares in ((0, one), (10**5, two))
-            )
-        ]
-        assert not np.array_equal(*sizes)
 
     def test_every_group_is_all_over_the_region(self):
         """Each group as one that is dealt alone, and a pixel has some of each."""

@@ -17,7 +17,13 @@ from avader.io.manifest import Manifest
 from avader.pipelines.dry_run import Trial
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage
-from avader.pipelines.tiling.versions import Part, Version, common_settings, origin
+from avader.pipelines.tiling.versions import (
+    Part,
+    Version,
+    common_settings,
+    kept_facts,
+    origin,
+)
 from avader.pipelines.tiling.work import gather_margin, tile_unit
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt
@@ -113,4 +119,4 @@ def _finish(
 
     parts = manifest.listed(out, plan, receipts)
     files = finish_margin(out, whole, parts, name=settings.name, arcsec=settings.margin)
-    return {**whole.facts, "files": files}
+    return {**kept_facts(whole), "files": files}

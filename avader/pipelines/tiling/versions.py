@@ -106,6 +106,11 @@ def origin(held: Manifest) -> dict[str, Any]:
     return {"catalogue": held.digest, how: held.provenance}
 
 
+def kept_facts(held: Manifest) -> dict[str, Any]:
+    """Facts of the catalogue that are those of its collection too: not of its files and parts."""
+    return {name: fact for name, fact in held.facts.items() if name not in ("files", "shares")}
+
+
 def sky_parts(uri: str, increments: Sequence[Manifest]) -> Sequence[Parts]:
     """The parts that have rows, of each increment.
 
