@@ -28,7 +28,7 @@ VERBS = {
     "classify": "classify packed cutouts into a catalogue",
     "generate": "draw a synthetic catalogue from a model",
     "compact": "join a grown folder's increments in a new folder",
-    "hats": "make a HATS catalogue from a classified one",
+    "hats": "make a HATS collection from a catalogue with positions",
     "verify": "check a catalogue or packed cutouts",
     "report": "write a page about a catalogue and its model",
     "export": "write chosen rows as FITS, VOTable or CSV",

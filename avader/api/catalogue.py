@@ -70,7 +70,7 @@ class Catalogue:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(C, H, W) of the images. Raises InputError where the catalogue has none."""
-        if self.manifest.kind == "synthetic":
+        if self.manifest.rows_of == "synthetic":
             return tuple(self.manifest.facts["shape"])
         self._check_images()
         if stored_as_bytes(self.dataset.schema.field("image").type):
@@ -109,7 +109,7 @@ class Catalogue:
         """Pixels (B, C, H, W) of a column of this catalogue's images."""
         if not stored_as_bytes(column.type):
             return rows.flat_values(column).reshape(-1, *self.image_shape)
-        if self.manifest.kind != "synthetic":
+        if self.manifest.rows_of != "synthetic":
             return pixel_reader(self.manifest.settings)(column)
         pixels = np.empty((len(column), *self.image_shape), np.uint8)
         for image, data in zip(pixels, column, strict=True):

@@ -23,7 +23,7 @@ _NAME = re.compile(r"o(\d\d)-(\d{10})")
 
 @dataclass(frozen=True, slots=True)
 class Pixel:
-    """A HEALPix pixel, nested. order: 0 to 10; number: from 0."""
+    """A HEALPix pixel, nested. order: 0 to 14; number: from 0."""
 
     order: int
     number: int
@@ -41,7 +41,7 @@ class Pixel:
 
     @property
     def finest(self) -> slice:
-        """The pixels of order 10 within it."""
+        """The pixels of order 10 within it; of an order up to 10."""
         shift = 2 * (FINEST - self.order)
         return slice(self.number << shift, (self.number + 1) << shift)
 

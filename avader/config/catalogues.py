@@ -79,22 +79,24 @@ class CompactSettings(UnitSettings):
 
 
 class HatsSettings(UnitSettings):
-    """Make a HATS collection, which lsdb opens, from a classified catalogue with positions.
+    """Make a HATS collection, which lsdb opens, from a catalogue with positions.
 
     Again once the catalogue has grown, the same command adds what is new; no file of rows that is
     there is touched.
     """
 
     catalogue: str
-    """Folder URI of a classified catalogue whose cutouts were packed with positions."""
+    """Folder URI of a classified catalogue whose cutouts were packed with positions, or of a
+    synthetic sky on a cone or a region."""
     out: str
     """Folder URI for the collection: what lsdb.open_catalog is given."""
     name: str = "avader"
     """Name of the catalogue: of its folder in the collection, and what lsdb adds to the names of
     its columns in a cross-match."""
-    rows_per_pixel: Positive = 1_000_000
-    """Most rows that a HATS pixel begins with. Shards are joined up to it, never split. A worker
-    holds the rows that it adds to one pixel three times."""
+    rows_per_pixel: int = Field(0, ge=0)
+    """Most rows that a HATS pixel begins with; 0 takes 1,000,000, with images 65,536 (1 GB of 128
+    px). Shards are joined up to it, never split. A worker holds the rows that it adds to one pixel
+    three times."""
     margin: float = Field(10.0, ge=0, le=60)
     """Arcsec around each pixel whose rows are kept beside it, so that a cross-match with a radius
     up to it is right at the pixel's edges; 0: none."""

@@ -21,7 +21,7 @@ class GenerateSettings(InferenceSettings):
     """Add to the finished sky in `out` what it lacks of `count`, or of each of `counts`, as its
     next increment; the objects that are there stay as they are."""
     seed: Seed = 0
-    """Seed of the synthetic sky: object i is the same whatever the count."""
+    """Seed of the synthetic sky: object i is the same whatever the count, all but its place."""
     components: tuple[int, ...] = ()
     """Components to draw from, by number from 0, with their weights renormalised; empty: all."""
     weights: tuple[float, ...] = ()

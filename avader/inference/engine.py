@@ -56,7 +56,8 @@ class Engine:
         device: str = "cpu",
         precision: Precision = "float32",
     ) -> None:
-        """tile: images computed at once. precision: of weights and activations.
+        """tile: images computed at once. precision: of weights and activations between latents
+        and images.
 
         Part of a catalogue's plan, since the last bits depend on them: tile, device, precision.
         """
@@ -65,8 +66,13 @@ class Engine:
         self.dtype = check_precision(precision)
         own = copy.deepcopy(model).eval()
         self.network, self.components = own.network, own.components
-        self.encoder = self._prepared(fast_encoder(own.encoder))
-        self.decoder = self._prepared(fast_decoder(own.decoder))
+        # What takes or gives latents is float32 always: it costs nothing, and every pixel would
+        # carry the rounding of a latent to bfloat16.
+        encoder, self.heads = fast_encoder(own.encoder)
+        self.dense, decoder = fast_decoder(own.decoder)
+        self.heads.to(self.device, torch.float32)
+        self.dense.to(self.device, torch.float32)
+        self.encoder, self.decoder = self._prepared(encoder), self._prepared(decoder)
         self.mixture = GaussianMixture(*(part.detach().cpu() for part in model.mixture()))
         # A tensor, because torch divides by a plain number on a GPU as x * (1 / 255).
         self._white = torch.tensor(255.0, device=self.device)
@@ -145,10 +151,12 @@ class Engine:
         if images.dtype == torch.uint8:
             x = x / self._white
         x = x.to(self.dtype, memory_format=torch.channels_last)
-        return torch.cat(self.encoder(x), dim=1).float()
+        both: Tensor = self.heads(self.encoder(x).float())  # (T, 2 D): mean, then logvar
+        return both
 
     def _decode_tile(self, z: Tensor) -> Tensor:
-        images: Tensor = self.decoder(z.to(self.device, self.dtype))
+        features = self.dense(z.to(self.device, torch.float32))
+        images: Tensor = self.decoder(features.to(self.dtype))
         return images.float()
 
     def _pixels_tile(self, z: Tensor) -> Tensor:

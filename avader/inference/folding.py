@@ -108,21 +108,28 @@ class Edge(nn.Module):
         return made.view(len(made), self.rows, -1, made.shape[-1]).transpose(1, 2)
 
 
-def fast_encoder(encoder: Encoder) -> Encoder:
-    """The encoder, changed in place: leaky ReLU after max-pooling."""
+def fast_encoder(encoder: Encoder) -> tuple[nn.Module, nn.Linear]:
+    """Images (B, C, H, W) to features (B, F), leaky ReLU after max-pooling; and the heads.
+
+    The heads make features mean and log variance (B, 2 D).
+    """
     steps = _steps(encoder.blocks)
     for number in range(len(steps) - 1):
         pair = steps[number : number + 2]
         if isinstance(pair[0], nn.LeakyReLU) and isinstance(pair[1], nn.MaxPool2d):
             steps[number : number + 2] = reversed(pair)
-    encoder.blocks = nn.Sequential(*steps)
-    return encoder
+    return nn.Sequential(*steps, nn.Flatten(1)), encoder.heads
 
 
-def fast_decoder(decoder: Decoder | DenseDecoder) -> nn.Module:
-    """The decoder with every up-sampling folded into the convolution after it, if there is one."""
+def fast_decoder(decoder: Decoder | DenseDecoder) -> tuple[nn.Module, nn.Module]:
+    """The layer that takes latents (B, D), and all that makes its features (B, F) images.
+
+    Every up-sampling is folded into the convolution after it, if there is one.
+    """
     if isinstance(decoder, DenseDecoder):
-        return decoder
+        dense, *layers = _steps(decoder.layers)
+        shape = nn.Unflatten(1, decoder.image_shape)
+        return dense, nn.Sequential(*layers, decoder.output, decoder.last, shape)
     steps = [*_steps(decoder.blocks), decoder.output]
     folded: list[nn.Module] = []
     while steps:
@@ -132,7 +139,7 @@ def fast_decoder(decoder: Decoder | DenseDecoder) -> nn.Module:
             steps.pop(0)
         folded.append(first)
     inner = nn.Unflatten(1, decoder.inner)
-    return nn.Sequential(decoder.dense, decoder.activation, inner, *folded, decoder.last)
+    return decoder.dense, nn.Sequential(decoder.activation, inner, *folded, decoder.last)
 
 
 def _folds(step: nn.Module) -> TypeGuard[nn.Conv2d]:

@@ -44,6 +44,11 @@ class Manifest:
         return [part["path"] for part in self.parts]
 
     @property
+    def rows_of(self) -> str:
+        """The kind of folder whose columns its rows have; a collection's say what it is made of."""
+        return str(self.settings.get("catalogue_kind", self.kind))
+
+    @property
     def holds_files(self) -> bool:
         """Whether images of cutouts are stored as the files that came, not as pixels."""
         return bool(self.settings.get("store", "pixels") == "bytes")

@@ -39,8 +39,11 @@ AT_ONCE = 8 * 2**20
 def parquet_bytes(table: pa.Table, writer: Mapping[str, Any] = WRITER) -> bytes:
     """The table as a Parquet file: the same bytes for the same table and writer."""
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    # Of files the least and the greatest would be kept in the footer, whole.
+    bounded = [field.name for field in table.schema if not pa.types.is_large_binary(field.type)]
+    statistics = True if len(bounded) == table.num_columns else bounded
     sink = io.BytesIO()
-    pq.write_table(table, sink, use_dictionary=texts, **writer)
+    pq.write_table(table, sink, use_dictionary=texts, write_statistics=statistics, **writer)
     return sink.getvalue()
 
 

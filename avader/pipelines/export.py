@@ -102,7 +102,7 @@ def _selection(settings: ExportSettings, held: Manifest, found: pa.Schema) -> Se
                 f"{held.kind} without {', '.join(names)}; leave {option} out"
             )
     _check_components(settings.component, held)
-    id_column = ID_COLUMNS[held.kind]
+    id_column = ID_COLUMNS[held.rows_of]
     ids = _ids(settings.ids, found.field(id_column).type) if settings.ids is not None else None
     return Selection(
         id_column=id_column,
@@ -204,5 +204,5 @@ def _about(
         title=f"Rows of an avader catalogue ({held.kind})",
         facts=own,
         citation=held.provenance.get("citation", CITATION),
-        columns={column.name: column for column in schema.COLUMNS[held.kind]},
+        columns={column.name: column for column in schema.COLUMNS[held.rows_of]},
     )

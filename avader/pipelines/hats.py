@@ -85,7 +85,8 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
 
 
 def _plan(settings: HatsSettings, version: Version) -> Plan:
-    asked = settings.model_dump(include={"name", "rows_per_pixel", "margin"}, mode="json")
+    asked = settings.model_dump(include={"name", "margin"}, mode="json")
+    asked["rows_per_pixel"] = version.limit
     parts, file = version.parts[-1], f"/{version.number:06d}.parquet"
     return Plan(
         kind="hats",

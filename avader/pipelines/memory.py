@@ -128,7 +128,8 @@ def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
         most = max((round(node.get("memory", 0)) for node in usable), default=0)
         raise InputError(
             f"a worker wants {need}, got {size(most)} that Ray may give on the largest machine; "
-            "take a machine with more, or smaller shards (--rows-per-shard of pack and generate)"
+            "take a machine with more, or smaller shards (--rows-per-shard of pack and generate, "
+            "--rows-per-pixel of hats)"
         )
     return sum(min(int(node[slot]), room) for node, room in zip(usable, rooms, strict=True))
 

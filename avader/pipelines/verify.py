@@ -93,15 +93,17 @@ class Audit:
         self.held = held
         # Those of a HATS catalogue that are no unit's.
         self.files: list[dict[str, str]] = held.facts.get("files", [])
-        self.checks = checks.CHECKS[held.kind]
+        self.checks = checks.CHECKS[held.rows_of]
         self.read_columns = {name for check in self.checks for name in check.columns}
-        self.read_columns.add("index" if held.kind == "synthetic" else "object_id")
+        self.read_columns.add("index" if held.rows_of == "synthetic" else "object_id")
         self.faults: defaultdict[str, list[str]] = defaultdict(list)
         self.seen: Counter[str] = Counter()
         self.ids = IdSpool()
         self.id_parts: list[tuple[str, int]] = []
         self.first_schema: pa.Schema | None = None
-        self.met = np.zeros(held.totals["rows"] if held.facts.get("shares") else 0, bool)
+        # Where rows are in the order of their positions, the indices that have been met.
+        self.on_sky = held.kind == "hats" or bool(held.facts.get("shares"))
+        self.met = np.zeros(held.totals["rows"] if self.on_sky else 0, bool)
 
     def results(self) -> Iterator[Check]:
         """Every check; all but the first come once every part has been read."""
@@ -114,14 +116,16 @@ class Audit:
         yield self._counts()
         yield self._check("digests", "SHA-256 of {}", objects, "objects")
         yield self._schemas()
-        optional = schema.optional(self.held.kind)
+        optional = schema.optional(self.held.rows_of)
         for check in self.checks:
             if self.seen[check.name] or not optional.intersection(check.columns):
                 yield self._check(check.name, check.asks, rows)
-        if self.held.kind == "synthetic":
-            what = "each from 0 once in {}" if len(self.met) else "sequence from 0 of {}"
+        if self.held.kind == "margin":  # where a row may be beside several tiles
+            pass
+        elif self.held.rows_of == "synthetic":
+            what = "each from 0 once in {}" if self.on_sky else "sequence from 0 of {}"
             yield self._check("indices", what, rows)
-        elif self.held.kind != "margin":  # where a row may be beside several tiles
+        else:
             yield self._check("duplicates", "comparison of {}", rows, "ids")
         yield self._check("reasons", "of {}", self.held.totals["rejects"], "rejects")
 
@@ -219,7 +223,7 @@ class Audit:
         self.faults["schema"] += [f"{path}: {fault}" for fault in self._schema_faults(found)]
         sound = {
             column.name
-            for column in schema.COLUMNS[self.held.kind]
+            for column in schema.COLUMNS[self.held.rows_of]
             if column.name in table.column_names and column.holds(table[column.name].type)
         }
         for check in self.checks:
@@ -247,9 +251,9 @@ class Audit:
                 yield "its columns differ from the first part's"
             return
         self.first_schema = found
-        for column in schema.COLUMNS[self.held.kind]:
+        for column in schema.COLUMNS[self.held.rows_of]:
             if column.name not in found.names:
-                if column.name not in schema.optional(self.held.kind):
+                if column.name not in schema.optional(self.held.rows_of):
                     yield f"wanted a column {column.name}"
             elif not column.holds(found.field(column.name).type):
                 yield f"wanted {column.name} of {column.kind}, got {found.field(column.name).type}"
@@ -257,7 +261,9 @@ class Audit:
     def _check_indices(self, path: str, table: pa.Table, start: int) -> None:
         index = table["index"].to_numpy()
         self.seen["indices"] += len(index)
-        if self.held.facts.get("shares"):  # rows are in the order of their positions
+        if self.held.kind == "margin":
+            return
+        if self.on_sky:
             # As many as rows, none beyond and none twice: then each is there.
             inside = np.unique(index[(index >= 0) & (index < len(self.met))])
             if len(inside) < len(index) or self.met[inside].any():

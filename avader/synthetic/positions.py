@@ -8,7 +8,8 @@ by words of its own (`place`), so anyone can place it again, alone.
 Object i uses 2 words of the position stream: word 0 gives the range of cells by the inverse
 cumulative mass (density times cells), word 1 the cell within the range, (word times cells) >> 64.
 Its position is the centre of that cell, so that `_healpix_29` and ra, dec say the same. All but the
-centre is integers and sums in float64, in one order: the same bits everywhere.
+centre is integers and sums in float64, in one order: the same bits everywhere. Whoever changes
+`place` raises LAYOUT_VERSION.
 
 Legend: B objects, R ranges of the region, G groups, U pixels.
 """

@@ -19,6 +19,7 @@ from avader.images.orientation import Orientation, to_sky
 from avader.inference.engine import Engine
 from avader.mixture.random import LAYOUT_VERSION, orientations
 from avader.mixture.sample import Draw, MixtureArrays, draw_at
+from avader.plan import ranges
 from avader.synthetic.measure import MEASURES, measured
 from avader.synthetic.noise import Noise
 from avader.synthetic.psf import Kernel, convolved
@@ -103,8 +104,8 @@ class SyntheticSky:
                 angles, flips = drawn["orientation_angle"][some], drawn["orientation_flips"][some]
                 for image, angle, bits in zip(images, angles, flips, strict=True):
                     image[...] = to_sky(image, Orientation(float(angle), int(bits)))
-            tiles = torch.from_numpy(images).split(self.engine.tile)
-            numbers += [measure(tile).numpy() for tile in tiles]
+            tiles = ranges(len(images), self.engine.tile) or [(0, 0)]
+            numbers += [measure(torch.from_numpy(images[slice(*at)])).numpy() for at in tiles]
             if self.psf is not None:
                 images = convolved(images, self.psf)
             if self.noise is not None:

@@ -5,13 +5,14 @@ import json
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.table import Table
 from cdshealpix.nested import lonlat_to_healpix
 
 import avader
 from avader.catalogue.pixels import named_pixel
-from avader.config import GenerateSettings, HatsSettings, VerifySettings
+from avader.config import ExportSettings, GenerateSettings, HatsSettings, VerifySettings
 from avader.errors import InputError
-from avader.pipelines import generate, hats, verify
+from avader.pipelines import export, generate, hats, verify
 from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -118,6 +119,15 @@ def test_hats(sky, tmp_path):
 
     out = tmp_path / "hats"
     hats.run(HatsSettings(catalogue=sky.manifest.uri, out=str(out), name="synthetic", workers=1))
+    verify.run(VerifySettings(catalogue=str(out)))
+    verify.run(VerifySettings(catalogue=str(out / "synthetic_10arcs")))
+    export.run(
+        ExportSettings(catalogue=str(out), out=str(tmp_path / "some.fits"), ids="89,3", cone=CONE)
+    )
+    assert sorted(Table.read(tmp_path / "some.fits")["index"]) == [3, 89]
+    collected = avader.open_catalogue(str(out))
+    index = collected.to_arrow(["index"])["index"].to_numpy()
+    np.testing.assert_array_equal(collected.images([0, 50]), sky.images(index[[0, 50]]))
     found = lsdb.open_catalog(str(out))
     near = found.cone_search(ra=0.5, dec=40, radius_arcsec=3600).compute()
     table = sky.to_arrow(["index", "ra", "dec"]).to_pandas()

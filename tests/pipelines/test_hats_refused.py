@@ -91,7 +91,7 @@ def test_a_part_that_was_changed(tmp_path, parts):
         (["--name", "increments"], "which are taken, got 'increments'"),
         (["--margin", "61"], "--margin: wanted less than or equal to 60"),
         (["--margin", "-1"], "--margin: wanted greater than or equal to 0"),
-        (["--rows-per-pixel", "0"], "--rows-per-pixel: wanted greater than 0"),
+        (["--rows-per-pixel", "-1"], "--rows-per-pixel: wanted greater than or equal to 0"),
     ],
 )
 def test_settings(given, message):

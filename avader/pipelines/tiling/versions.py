@@ -20,6 +20,8 @@ from avader.io.manifest import Manifest
 
 # Rows of a row group: what a search in the sky reads at least.
 WRITER = {**shards.WRITER, "row_group_size": 50_000}
+ROWS, IMAGES = 1_000_000, 65_536
+"""Most rows of a tile by default: those with images are a thousand times larger."""
 # Catalogues that may have positions, and how they get them.
 PLACED = {
     "classified": "pack its cutouts again with positions (ra, dec), and classify them",
@@ -35,11 +37,13 @@ Parts = Mapping[Pixel, Part]
 class Version:
     """A version of the catalogue, by its increments, the first one first.
 
-    uri: of the catalogue. increments: their manifests; parts: theirs; cuts: the tiles that have
-    rows of each increment, with the pixels of its parts.
+    uri: of the catalogue. limit: most rows of a tile, where they can be kept. increments: their
+    manifests; parts: theirs; cuts: the tiles that have rows of each increment, with the pixels of
+    its parts.
     """
 
     uri: str
+    limit: int
     increments: Sequence[Manifest]
     parts: Sequence[Parts]
     cuts: Sequence[Tiles]
@@ -63,6 +67,7 @@ class Version:
 def read_versions(uri: str, *, limit: int) -> list[Version]:
     """The versions of a catalogue, in tiles of at most `limit` rows where they can be.
 
+    0 takes ROWS, of a catalogue with images IMAGES.
     Raises InputError where it has no rows, or its parts are not pixels of the sky.
     """
     held = growth.read_increments(uri)
@@ -71,11 +76,12 @@ def read_versions(uri: str, *, limit: int) -> list[Version]:
             f"wanted a {' or '.join(PLACED)} catalogue, got a folder of {held[0].kind} in "
             f"{storage.public_uri(uri)}"
         )
+    limit = limit or (IMAGES if stores_images(held[0]) else ROWS)
     parts = sky_parts(uri, held)
     counts = [{pixel: part["rows"] for pixel, part in found.items()} for found in parts]
     cuts = tiles.grown(counts, limit=limit)
     numbers = range(1, len(held) + 1)
-    return [Version(uri, held[:stop], parts[:stop], cuts[:stop]) for stop in numbers]
+    return [Version(uri, limit, held[:stop], parts[:stop], cuts[:stop]) for stop in numbers]
 
 
 def common_settings(held: Manifest) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def common_settings(held: Manifest) -> dict[str, Any]:
 
 def stores_images(held: Manifest) -> bool:
     """Whether the rows of a catalogue hold images: of a synthetic one that is no recipe."""
-    return held.kind == "synthetic" and held.settings["store"] != "recipe"
+    return held.kind == "synthetic" and held.settings.get("store") != "recipe"
 
 
 def origin(held: Manifest) -> dict[str, Any]:
