@@ -136,7 +136,8 @@ def radii_of(squared: Tensor, light: Tensor, moments: Moments) -> Tensor:
     light, total = light.flatten(1), moments.total
     rings = torch.zeros(len(light), farthest, dtype=torch.long, device=light.device)
     held = rings.scatter_add(1, steps, light).cumsum(1).double()  # (B, R), as of points
-    wanted = total[:, None] * torch.tensor(SHARES, device=light.device, dtype=torch.float64)
+    # No tensor is made of numbers here: a GPU's graph takes no copy from the host.
+    wanted = torch.stack([total * share for share in SHARES], dim=1)
     at = torch.searchsorted(held, wanted)  # (B, 3)
     # A ring's edges are within REST of its pixel: what is nearer by twice as much is all in.
     beside = torch.arange(-WINDOW, WINDOW, device=light.device)

@@ -12,7 +12,9 @@ from scipy.optimize import brentq
 from avader.catalogue import schema
 from avader.images.decode import decode_image
 from avader.images.orientation import Orientation, to_sky
+from avader.inference.engine import Engine
 from avader.synthetic.measure import MEASURES, measured
+from tests.tiny import tiny_vade
 
 SIZE = 64
 
@@ -173,3 +175,30 @@ def test_every_measure_has_its_column():
     names = [column.name for column in schema.SYNTHETIC_COLUMNS]
     assert [name for name in names if name in MEASURES] == list(MEASURES)
     assert {"log_likelihood", *MEASURES} == schema.TRUTH_NAMES
+
+
+def test_a_gpu_s_compiler_can_take_it_whole():
+    image = torch.from_numpy(sersic(np.random.default_rng(4))[None])
+    traced = torch.compile(measured, fullgraph=True, dynamic=False, backend="eager")
+    assert torch.equal(traced(image), measured(image))
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(),
+                                                          reason="no GPU here"))],
+)  # fmt: skip
+def test_engine_measures_what_it_decodes(device):
+    engine = Engine(tiny_vade(), tile=8, device=device)
+    z = np.random.default_rng(5).normal(size=(21, 3)).astype(np.float32)
+    pixels, numbers = engine.decode_measured(z, measured)
+    wanted = measured(torch.from_numpy(engine.decode(z))).numpy()
+    if device == "cpu":
+        np.testing.assert_array_equal(pixels, engine.decode_pixels(z))
+        np.testing.assert_array_equal(numbers, wanted)
+    else:  # each is compiled by itself
+        assert abs(pixels.astype(int) - engine.decode_pixels(z)).max() <= 1
+        np.testing.assert_allclose(numbers, wanted, rtol=1e-3, atol=1e-3)
+    alone, measures = engine.decode_measured(z[7:8], measured)
+    np.testing.assert_array_equal(alone[0], pixels[7])
+    np.testing.assert_array_equal(measures[0], numbers[7])
