@@ -83,7 +83,7 @@ def run(settings: GenerateSettings) -> None:
         f"shards from model {model.digest[:12]}, seed {settings.seed}",
         prepare=lambda: stages,
         trial=Trial(missing, 0, partial(_trial, settings, plan.units[0], stages)),
-        progress=Progress("drawn", missing),
+        progress=Progress("drawn", missing, noun="objects"),
         facts={**_facts(settings, model, observing), "shares": shares_in(units)},
         finish=finish,
         provenance=provenance(
