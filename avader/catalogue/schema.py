@@ -202,14 +202,14 @@ _TRUTH = (
         pa.float32(),
         "pixel",
         "phys.angSize",
-        "of the circle about the centroid that holds half of the light",
+        "of the circle about the centroid that holds half of all light in the frame",
     ),
     Column(
         "axis_ratio",
         pa.float32(),
         "",
         "phys.size.axisRatio",
-        "minor over major axis, of the light's second moments",
+        "minor over major axis, of the second moments of all light in the frame",
     ),
     Column(
         "position_angle",
@@ -223,7 +223,8 @@ _TRUTH = (
         pa.float32(),
         "",
         "stat.value",
-        "5 log10(r80 / r20), of circles about the centroid (Conselice 2003, eq. 1)",
+        "5 log10(r80 / r20), of circles that hold shares of all light in the frame (Conselice "
+        "2003, eq. 1)",
     ),
     Column(
         "gini",

@@ -1,10 +1,12 @@
 """What is measured of a synthetic image: its light, where it lies and how it is spread.
 
 Light is what the sum of the bands has above the background, which is the median of the frame's
-outermost pixels; what lies below counts as none. All measures are of all light in the frame.
+outermost pixels; what lies below counts as none. All measures are of all light in the frame,
+neighbours and an uneven sky included. Of a frame with most of its rim lit alike nothing is left.
 
-It is counted in whole units of 2^-32, and whole numbers add up alike in any order: an image has the
-same numbers whatever lies beside it, with any number of threads, and a GPU may add as it likes.
+It is counted in whole units of 2^-32 (a frame may hold less than 2^31 in all), and whole numbers add
+up alike in any order: an image has the same numbers whatever lies beside it, with any number of
+threads, and a GPU may add as it likes.
 
 - Second moments count a pixel's light as spread over it: 1/12 px^2 along each axis.
 - An aperture of radius R about the centroid takes of a pixel at distance d what it takes, by area,
@@ -63,9 +65,11 @@ def measured(images: Tensor) -> Tensor:
     position_angle: of the major axis from the x axis, degrees in [0, 180), counter-clockwise with
     the first row on top; any for round light. concentration: 5 log10(r80 / r20) (Conselice 2003,
     ApJS 147, 1, eq. 1). gini: Lotz, Primack and Madau 2004, AJ 128, 163, eq. 6, of the pixels
-    within two half-light radii. Without any light flux is 0 and all others are NaN.
+    within two half-light radii. Without any light flux is 0 and all others are NaN; of an image
+    with a pixel that is not finite all are.
     """
-    light = units_of_light(images)
+    whole = images.isfinite().flatten(1).all(1)
+    light = units_of_light(images.nan_to_num(0, 0, 0))
     moments = moments_of(light)
     axis_ratio, angle = ellipse(moments)
     squared = squared_distances(light, moments)
@@ -77,7 +81,7 @@ def measured(images: Tensor) -> Tensor:
     ]
     table = torch.stack(found, dim=1)
     dark = (moments.total == 0)[:, None] & (torch.arange(len(MEASURES), device=table.device) > 0)
-    return table.masked_fill(dark, math.nan).float()
+    return table.masked_fill(dark | ~whole[:, None], math.nan).float()
 
 
 def units_of_light(images: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ def units_of_light(images: Tensor) -> Tensor:
     ordered = rim.sort(dim=1).values
     middle = rim.shape[1] // 2
     background = (ordered[:, middle] + ordered[:, (rim.shape[1] - 1) // 2]) / 2
-    # A power of two: no bit of a float32 is lost.
+    # A power of two: the product is exact, and what is below a unit is cut off.
     return ((summed - background[:, None, None]).clamp_min(0) * UNIT).long()
 
 
@@ -113,9 +117,9 @@ def ellipse(moments: Moments) -> tuple[Tensor, Tensor]:
     mean, half = (moments.xx + moments.yy) / 2, (moments.xx - moments.yy) / 2
     spread = torch.hypot(half, moments.xy)
     ratio = ((mean - spread) / (mean + spread)).clamp_min(0).sqrt()
-    # Rows go down, angles up.
-    angle = torch.rad2deg(torch.atan2(-moments.xy, half) / 2) % 180
-    return ratio, torch.where(angle >= 180, 0.0, angle)
+    # Rows go down, angles up. Rounded to float32 first, which has 180 for what is a little less.
+    angle = (torch.rad2deg(torch.atan2(-moments.xy, half) / 2) % 180).float().double()
+    return ratio, torch.where((angle > 0) & (angle < 180), angle, 0.0)
 
 
 def squared_distances(light: Tensor, moments: Moments) -> Tensor:

@@ -130,7 +130,7 @@ def test_what_is_done_is_not_counted(model, tmp_path, said):
     settings = GenerateSettings(
         model=model, out=str(out), count=40, rows_per_shard=10, dry_run=True
     )
-    unit = Unit("00000000", {"start": 0, "stop": 10})
+    unit = Unit("00000000", {"ranges": [(0, 10)]})
     made = DrawUnit(settings, Draw(seed=0))(unit, None)
     shards.write_unit(str(out), unit, rows_in=10, table=made.table, rejects=made.rejects)
     (out / "parts").rename(out / "kept")

@@ -57,7 +57,7 @@ def field(name):
     return ds.field(name)
 
 
-@pytest.mark.parametrize("store", ["images", "recipe"])
+@pytest.mark.parametrize("store", ["images", pytest.param("recipe", marks=pytest.mark.long)])
 def test_objects_are_addressed_by_index(model, tmp_path, sky, store):
     there = sky if store == "images" else drawn(model, tmp_path / "c", store=store)
     plain = drawn(model, tmp_path / "plain", cone=())
@@ -89,6 +89,7 @@ def test_counts_are_exact_and_spread_over_the_region(model, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_a_sky_grows_in_place(model, tmp_path):
     first = drawn(model, tmp_path / "c", count=50)
     more = drawn(model, tmp_path / "c", add=True)

@@ -179,6 +179,7 @@ class TestAdding:
         with pytest.raises(InputError, match="seed was 0 and is now 1"):
             run(tmp_path / "grown", 90, add=True, seed=1)
 
+    @pytest.mark.long
     def test_counts_grow_by_further_blocks(self, model, tmp_path):
         def run(**settings):
             out = str(tmp_path / "c")

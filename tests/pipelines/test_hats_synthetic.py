@@ -29,6 +29,7 @@ from tests.pipelines.test_kill import contents
 from tests.skies import write_parts
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("ray_session"),
     # Of pandas, for how lsdb and what it stands on use it.
     pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning"),

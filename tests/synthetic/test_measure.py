@@ -70,12 +70,12 @@ def check(images) -> None:
             return brentq(short, 1e-3, 1.5 * len(light))
 
         inner, half, outer = (radius(share) for share in (0.2, 0.5, 0.8))
-        assert own["half_light_radius"] == pytest.approx(half, abs=0.05)
+        assert own["half_light_radius"] == pytest.approx(half, abs=0.03)
         errors.append(abs(own["concentration"] - 5 * np.log10(outer / inner)))
         y, x = np.indices(light.shape)
         reach = 2 * own["half_light_radius"]
         near = np.hypot(x - own["centroid_x"], y - own["centroid_y"]) <= reach
-        assert own["gini"] == pytest.approx(gini(light[near]), abs=3e-3)
+        assert own["gini"] == pytest.approx(gini(light[near]), abs=5e-4)
     assert np.median(errors) < 0.03
     assert max(errors) < 0.3  # where r20 is below a pixel
 
@@ -162,13 +162,34 @@ def test_even_light_has_no_gini_and_light_at_the_rim_counts():
     assert (found["flux"], found["centroid_x"], found["centroid_y"]) == (1, 0, 0)
 
 
-@pytest.mark.parametrize("size", [(3, 3), (3, 40), (9, 16)])
+@pytest.mark.parametrize("size", [(3, 3), (3, 40), (9, 16), (1, 16), (16, 1), (2, 2), (1, 2)])
 def test_small_and_long_frames(size):
     image = np.zeros((1, 1, *size), np.float32)
-    image[0, 0, 1, 1:] = 0.5
-    image[0, 0, 1, 1] = 5.0
+    image[0, 0, -1, -1] = 5.0
     found = by_name(image)
     assert all(np.isfinite(values).all() for values in found.values())
+
+
+def test_a_pixel_or_none():
+    assert measured(torch.zeros(0, 1, 8, 8)).shape == (0, len(MEASURES))
+    assert by_name(np.ones((1, 1, 1, 1), np.float32))["flux"] == 0
+
+
+def test_what_is_not_finite_spoils_its_own_image_alone():
+    images = np.stack([sersic(np.random.default_rng(seed)) for seed in range(3)])
+    wanted = measured(torch.from_numpy(images))
+    images[1, 0, 5, 5] = np.nan
+    found = measured(torch.from_numpy(images))
+    assert found[1].isnan().all()
+    assert torch.equal(found[[0, 2]], wanted[[0, 2]])
+
+
+def test_angles_stay_below_180_and_have_no_minus():
+    image = np.zeros((1, 1, 33, 65), np.float32)
+    image[0, 0, 16, 2:60] = 1
+    assert math.copysign(1, by_name(image)["position_angle"][0]) == 1
+    image[0, 0, 17, 58] = 1e-5  # a hair below the x axis
+    assert by_name(image)["position_angle"][0] == 0
 
 
 def test_every_measure_has_its_column():

@@ -244,7 +244,7 @@ class TestDeal:
         found = place_all(region, SEED, np.arange(50, start), shares)
         assert (belongs(region, found.healpix_29) >= 0).all()
 
-    @pytest.mark.parametrize("more", [20, 500, 100_000])
+    @pytest.mark.parametrize("more", [20, 500, pytest.param(100_000, marks=pytest.mark.long)])
     def test_increments_keep_to_the_pixels_of_before(self, more):
         """A pixel of before is never within a later one; what is too much for it is cut further."""
         region, given = REGIONS["cone"], set[Pixel]()
