@@ -4,8 +4,8 @@ Light is what the sum of the bands has above the background, which is the median
 outermost pixels; what lies below counts as none. All measures are of all light in the frame,
 neighbours and an uneven sky included. Of a frame with most of its rim lit alike nothing is left.
 
-It is counted in whole units of 2^-32 (a frame may hold less than 2^31 in all), and whole numbers add
-up alike in any order: an image has the same numbers whatever lies beside it, with any number of
+It is counted in whole units of 2^-32 (a frame may hold less than 2^31 in all), and whole numbers
+add up alike in any order: an image has the same numbers whatever lies beside it, with any number of
 threads, and a GPU may add as it likes.
 
 - Second moments count a pixel's light as spread over it: 1/12 px^2 along each axis.
