@@ -22,7 +22,8 @@ class InferenceSettings(UnitSettings):
     model: str
     """Folder URI of the model."""
     out: str
-    """Folder URI for the catalogue."""
+    """Folder URI for the catalogue; {model} in it becomes 12 digits of the model's digest, so that
+    the same command with a new model makes a new version beside the old."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the network; bfloat16 is faster and changes probabilities slightly."""
     device: Literal["cpu", "gpu"] = "cpu"

@@ -142,6 +142,11 @@ def read_noise(uri: str) -> NoiseFile:
     return NoiseFile(spectrum, about, hashlib.sha256(data).hexdigest())
 
 
+def beside(uri: str, model: ModelFiles) -> str:
+    """A URI in which {model} is the first 12 digits of a model's digest."""
+    return uri.replace("{model}", model.digest[:12])
+
+
 def parse_json(data: bytes, uri: str) -> dict[str, Any]:
     """The JSON object in these bytes, or an InputError that names where they came from."""
     try:

@@ -14,7 +14,7 @@ from avader.config import ClassifySettings
 from avader.errors import InputError
 from avader.io import growth, shards, storage
 from avader.io.manifest import Manifest
-from avader.io.models import ModelFiles, read_model
+from avader.io.models import ModelFiles, beside, read_model
 from avader.pipelines.finished import is_done, say_finished
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
@@ -25,9 +25,10 @@ def run(settings: ClassifySettings) -> None:
 
     Raises InputError for bad input before any work starts.
     """
-    out = storage.absolute(settings.out)
     held = growth.read_increments(storage.absolute(settings.data), kind="cutouts")
     model = read_model(storage.absolute(settings.model))
+    settings = settings.model_copy(update={"out": beside(settings.out, model)})
+    out = storage.absolute(settings.out)
     differing = check_match(held[0], model, accepted=settings.accept_mismatch)
     plans = [_plan(settings, data, model) for data in held]
     folders = [growth.folder(out, number) for number in range(1, len(held) + 1)]

@@ -13,7 +13,7 @@ from avader.catalogue.provenance import package_versions, provenance
 from avader.config import GenerateSettings
 from avader.errors import InputError
 from avader.io import growth, shards, storage
-from avader.io.models import ModelFiles, read_model
+from avader.io.models import ModelFiles, beside, read_model
 from avader.mixture.random import LAYOUT_VERSION
 from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
@@ -49,6 +49,7 @@ WRITERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 def run(settings: GenerateSettings) -> None:
     """Draw a synthetic catalogue. Raises InputError for bad input before any work starts."""
     model = read_model(storage.absolute(settings.model))
+    settings = settings.model_copy(update={"out": beside(settings.out, model)})
     check_encoding(settings, model)
     increment = increment_of(settings)
     draw = increment.draw(settings)

@@ -1,6 +1,7 @@
 """A data set that grows: packed, added to, classified where it is new, and read as one."""
 
 import logging
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from avader.errors import InputError
 from avader.io import growth, storage
 from avader.pipelines import classify, hats, pack, verify
 from avader.recipe import Preprocessing
+from tests.pipelines.test_kill import contents
 from tests.tiny import PREPROCESSING, png_bytes, write_table, write_tiny_model
 
 FIRST, LATER = 40, 30
@@ -125,3 +127,28 @@ def test_what_does_not_fit_is_refused(grown, tmp_path):
     with pytest.raises(InputError, match="wanted a finished folder"):
         pack.run(PackSettings(source=more, out=str(tmp_path / "none"), add=True))
     assert growth.latest(data) == 2
+
+
+def test_a_new_model_makes_a_new_version_beside_the_old(grown, tmp_path, caplog):
+    """The same command, once its model has been replaced."""
+    data, _, model, _ = grown
+    place = tmp_path / "current"
+    settings = ClassifySettings(
+        model=str(place), data=data, out=str(tmp_path / "catalogue-{model}"), workers=1
+    )
+    shutil.copytree(model, place)
+    classify.run(settings)
+    (old,) = tmp_path.glob("catalogue-*")
+    before = contents(old)
+    shutil.rmtree(place)
+    write_tiny_model(place, seed=1)
+    classify.run(settings)
+    assert contents(old) == before
+    (new,) = set(tmp_path.glob("catalogue-*")) - {old}
+    one, other = (avader.open_catalogue(str(each)).manifest for each in (old, new))
+    assert new.name == f"catalogue-{other.settings['model'][:12]}"
+    assert one.settings["model"] != other.settings["model"]
+    assert one.totals == other.totals
+    with caplog.at_level(logging.INFO, "avader"):
+        classify.run(settings)
+    assert f"{new} is finished already: nothing to do" in caplog.text
