@@ -15,7 +15,7 @@ conditional write, once everything that it leads to is there; a folder of one in
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from avader.errors import InputError
@@ -24,6 +24,24 @@ from avader.io.manifest import Manifest, read_manifest
 from avader.io.models import parse_json
 
 LATEST = "latest.json"
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What a run adds to a folder. root: the folder; before: what is in it already, in order."""
+
+    root: str
+    before: tuple[Manifest, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """Its number, from 1."""
+        return len(self.before) + 1
+
+    @property
+    def out(self) -> str:
+        """Its own folder."""
+        return folder(self.root, self.number)
 
 
 def read_whole(uri: str, *, kind: str | None = None, version: int = 0) -> Manifest:

@@ -17,10 +17,10 @@ from avader.inference.symmetry import stability
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
-from avader.pipelines.classify import preparation
 from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
+from avader.pipelines.matching import preparation
 from avader.pipelines.memory import Need, file_bytes, image_bytes, network_bytes
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows

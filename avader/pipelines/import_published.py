@@ -22,7 +22,7 @@ from avader.io.models import (
 from avader.model.files import model_config, model_from_arrays, model_tensors
 from avader.model.published import VARIANCE_FLOOR, Published, read_published
 from avader.model.vade import VaDE
-from avader.pipelines.classify import check_match, preparation
+from avader.pipelines.matching import check_match, preparation
 from avader.pipelines.progress import say
 from avader.pipelines.training.residuals import noise_line, noise_of_packed
 from avader.recipe import PUBLISHED_PREPROCESSING

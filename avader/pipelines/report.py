@@ -22,8 +22,8 @@ from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.sample import mixture_arrays
 from avader.model.files import build_model, parse_config
-from avader.pipelines.classify import preparation
 from avader.pipelines.frames import check_frame, in_frame
+from avader.pipelines.matching import preparation
 from avader.pipelines.progress import Progress, say
 from avader.report.compose import Material, compose
 from avader.report.history import Value, from_csv

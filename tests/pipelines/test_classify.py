@@ -15,7 +15,7 @@ from avader.io.manifest import read_manifest
 from avader.io.models import write_model
 from avader.mixture.gaussian import responsibilities
 from avader.model.files import model_config, model_tensors
-from avader.pipelines import classify, classifying, pack, verify
+from avader.pipelines import classify, classifying, matching, pack, verify
 from avader.plan import Unit
 from avader.recipe import Network, Preprocessing
 from tests.tiny import PREPROCESSING, tiny_vade, write_table, write_tiny_model
@@ -207,7 +207,7 @@ def test_other_preprocessing_is_refused(data, tmp_path, name, model_changes, mes
     other = write_tiny_model(tmp_path / "model", preprocessing=wanted)
     with pytest.raises(InputError, match=message):
         classified(other, data, tmp_path / "out")
-    differing = classify.check_match(
+    differing = matching.check_match(
         read_manifest(data), classify.read_model(other), accepted=(name,)
     )
     assert list(differing) == [name]
@@ -241,16 +241,16 @@ def test_folders_from_before_a_setting_have_its_default(data, model, side):
     old, new = (held.settings, files.config) if side == "data" else (files.config, held.settings)
     for name in ("orientation", "source_mask"):
         del old["preprocessing"][name]
-    assert classify.check_match(held, files) == {}
+    assert matching.check_match(held, files) == {}
     new["preprocessing"]["orientation"] = "canonical"
     with pytest.raises(InputError, match=r"orientation is (sky|canonical) in the data"):
-        classify.check_match(held, files)
+        matching.check_match(held, files)
 
 
 def test_masks_beside_the_pixels_are_no_mismatch(data, model):
     held, files = read_manifest(data), classify.read_model(model)
     files.config["preprocessing"]["source_mask"] = True
-    assert classify.check_match(held, files) == {}
+    assert matching.check_match(held, files) == {}
 
 
 def test_wrong_image_size_is_refused(data, tmp_path):

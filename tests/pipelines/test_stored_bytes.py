@@ -20,7 +20,7 @@ from avader.config import (
 from avader.errors import InputError
 from avader.io.manifest import read_manifest
 from avader.io.models import read_model
-from avader.pipelines import classify, compact, pack, report, verify
+from avader.pipelines import classify, compact, matching, pack, report, verify
 from avader.pipelines.packing.adding import Increment
 from avader.pipelines.packing.planning import plan_packing
 from avader.pipelines.training.images import StreamedImages, load_images
@@ -122,8 +122,8 @@ def test_which_extensions_hold_the_image_is_the_files_affair(files, tmp_path):
     model = read_model(write_tiny_model(tmp_path / "m", preprocessing=Preprocessing(size=16)))
     data = read_manifest(files)
     data.settings["preprocessing"]["extensions"] = ["SCI"]
-    assert classify.preparation(data, model).extensions == ("SCI",)
-    assert classify.check_match(data, model) == {}
+    assert matching.preparation(data, model).extensions == ("SCI",)
+    assert matching.check_match(data, model) == {}
 
 
 def test_training_sees_the_same_images(files, pixels):

@@ -3,13 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from avader.config import GenerateSettings
 from avader.errors import InputError
 from avader.io import growth, storage
-from avader.io.manifest import Manifest
 from avader.mixture.sample import Draw
 from avader.plan import Plan, canonical_json
 
@@ -18,22 +16,8 @@ Block = tuple[int, int]
 FREE = ("count", "blocks", "rows_per_shard", "model_uri", "versions")
 
 
-@dataclass(frozen=True)
-class SkyIncrement:
-    """What a run of `generate` makes. root: the sky's folder; before: what is in it already."""
-
-    root: str
-    before: tuple[Manifest, ...] = ()
-
-    @property
-    def number(self) -> int:
-        """Its number, from 1."""
-        return len(self.before) + 1
-
-    @property
-    def out(self) -> str:
-        """Its own folder."""
-        return growth.folder(self.root, self.number)
+class SkyIncrement(growth.Increment):
+    """What a run of `generate` makes."""
 
     @property
     def start(self) -> int:

@@ -1,6 +1,5 @@
 """`pack --add`: a source becomes the next increment of a data set, like those before it."""
 
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,7 +9,6 @@ from avader.catalogue.pixels import Pixel, named_pixel
 from avader.config import PackSettings
 from avader.errors import InputError
 from avader.io import growth, shards, storage
-from avader.io.manifest import Manifest
 from avader.plan import Plan
 from avader.recipe import Preprocessing
 
@@ -18,22 +16,8 @@ from avader.recipe import Preprocessing
 SOURCE = ("source", "files", "columns", "selection", "service")
 
 
-@dataclass(frozen=True)
-class Increment:
-    """What a run of `pack` makes. root: the data set's folder; before: what is in it already."""
-
-    root: str
-    before: tuple[Manifest, ...] = ()
-
-    @property
-    def number(self) -> int:
-        """Its number, from 1."""
-        return len(self.before) + 1
-
-    @property
-    def out(self) -> str:
-        """Its own folder."""
-        return growth.folder(self.root, self.number)
+class Increment(growth.Increment):
+    """What a run of `pack` makes."""
 
     @property
     def pixels(self) -> list[Pixel]:
