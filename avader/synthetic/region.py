@@ -68,6 +68,11 @@ class Region:
         cells = int((self.ranges[:, 1] - self.ranges[:, 0]).sum())
         return cells / CELLS * 4 * np.pi * np.degrees(1) ** 2
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes at most: while it is read, of each range."""
+        return 120 * len(self.ranges)
+
     @cached_property
     def masses(self) -> Doubles:
         """(R + 1,) density times cells, of the ranges before each and of all."""

@@ -1,0 +1,207 @@
+"""What a run of `generate` draws and how: its plan, its stages, what its folder says of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial, reduce
+from types import MappingProxyType
+from typing import Any
+
+from avader.catalogue.provenance import package_versions
+from avader.config import GenerateSettings
+from avader.errors import InputError
+from avader.io import shards, storage
+from avader.io.models import ModelFiles, beside, read_model
+from avader.mixture.random import LAYOUT_VERSION
+from avader.mixture.sample import Draw
+from avader.pipelines.drawing.adding import SkyIncrement, increment_of
+from avader.pipelines.drawing.observing import Observing, observing_of
+from avader.pipelines.drawing.placing import Placing, placing_of, shares_in
+from avader.pipelines.drawing.worker import DRAWN_ROWS, DrawUnit, EncodeUnit
+from avader.pipelines.dry_run import TRIAL_ROWS
+from avader.pipelines.memory import Need, network_bytes
+from avader.pipelines.stages import Stage, UnitRows
+from avader.plan import Plan, Receipt, Unit
+from avader.synthetic.sky import DECODE_ROWS
+
+PIXELS = {
+    "images": "uint8, round(255 x) of {} clipped to [0, 1]",
+    "encoded": "files of uint8, round(255 x) of {} clipped to [0, 1]",
+    "recipe": "none; when read uint8, round(255 x) of {} clipped to [0, 1]",
+}
+RECIPE_ROW = 14
+"""Bytes of index, component and log-likelihood."""
+# Rows of a recipe are a thousandth of an image: more of them in a group, so that readers ask less.
+WRITERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "images": shards.WRITER,
+        "encoded": shards.WRITER,
+        "recipe": {**shards.WRITER, "compression_level": 1, "row_group_size": 100_000},
+    }
+)
+# Settings that decide an object's pixels or how they are written, as they are.
+CONTENT = {
+    *("rows_per_shard", "orientation", "precision", "device", "tile"),
+    *("store", "truth", "keep_latent"),
+}
+
+
+@dataclass(frozen=True)
+class SkyRun:
+    """A run of `generate`: the settings, checked, and all that follows from them.
+
+    settings: with the folder as it is called. increment: what is there already, and what comes.
+    """
+
+    settings: GenerateSettings
+    model: ModelFiles
+    increment: SkyIncrement
+    draw: Draw
+    observing: Observing
+    placing: Placing
+
+    @property
+    def missing(self) -> int:
+        """Objects to draw."""
+        return self.settings.objects - self.increment.start
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What decides the folder's bytes."""
+        settings = self.settings
+        encoding = settings.encoding or "png" if settings.store == "encoded" else None
+        return Plan(
+            kind="synthetic",
+            settings={
+                **settings.model_dump(include=CONTENT, mode="json"),
+                **asdict(self.draw),
+                **self.observing.settings,
+                "region": self.placing.digest,
+                "count": settings.objects,
+                "encoding": encoding,
+                "quality": settings.quality or 95 if encoding == "jpeg" else None,
+                "model": self.model.digest,
+                "model_uri": storage.public_uri(storage.absolute(settings.model)),
+                "random_layout": LAYOUT_VERSION,
+                "writer": WRITERS[settings.store],
+                "versions": package_versions(),
+            },
+            units=self._units(),
+        )
+
+    def _units(self) -> tuple[Unit, ...]:
+        before = self.increment.before
+        if self.missing <= 0:  # said elsewhere
+            return ()
+        blocks = self.draw.blocks[len(self.increment.blocks_before) :]
+        return self.placing.units(
+            [count for _, count in blocks] or [self.missing],
+            self.settings.seed,
+            start=self.increment.start,
+            rows=self.settings.rows_per_shard,
+            before=before,
+        )
+
+    def stages(self) -> list[Stage]:
+        """Of every unit, before it is written."""
+        seen = self.observing
+        worker = partial(
+            DrawUnit, self.settings, self.draw, seen.psf, seen.spectrum, self.placing.digest
+        )
+        stages = [Stage("draw", worker, pooled=True)]
+        if self.settings.store == "encoded":
+            told = self.plan.settings
+            encode = EncodeUnit(told["encoding"], told["quality"])
+            stages.append(Stage("encode", lambda: encode))
+        return stages
+
+    def trial(self) -> Callable[[], UnitRows]:
+        """A piece of the first unit's work, for a dry run."""
+        first = self.plan.units[0]
+        rows = DRAWN_ROWS if self.settings.store == "recipe" else TRIAL_ROWS
+        start, stop = first.inputs["ranges"][0]
+        unit = Unit(first.name, {"ranges": [(start, min(stop, start + rows))]})
+        steps = [stage.make() for stage in self.stages()]
+
+        def work() -> UnitRows:
+            return reduce(lambda made, step: step(unit, made), steps, None)
+
+        return work
+
+    def facts(self) -> dict[str, Any]:
+        """What readers of the folder need."""
+        network = self.model.config["network"]
+        return {
+            "shape": [network["bands"], network["size"], network["size"]],
+            "latent": network["latent"],
+            "components": self.model.config["mixture"]["components"],
+            "pixels": PIXELS[self.settings.store].format(_steps(self.observing)),
+            "shares": shares_in(self.plan.units),
+        }
+
+    def finish(self, _: Sequence[Receipt]) -> dict[str, Any]:
+        """Write what else belongs to the folder, and give the facts of it."""
+        out = self.increment.out
+        if self.increment.number > 1:  # the first one has them
+            return {}
+        return {"files": [*self.observing.write(out), *self.placing.write(out)]}
+
+    def need(self) -> Need:
+        """What a worker takes."""
+        need, region = _need(self.settings, self.model), self.placing.region
+        return need if region is None else replace(need, besides=need.besides + region.nbytes)
+
+
+def sky_run(settings: GenerateSettings) -> SkyRun:
+    """What the settings ask for. Raises InputError for what cannot be drawn or added."""
+    model = read_model(storage.absolute(settings.model))
+    settings = settings.model_copy(update={"out": beside(settings.out, model)})
+    check_encoding(settings, model)
+    increment = increment_of(settings)
+    draw = increment.draw(settings)
+    draw.check(model.config["mixture"]["components"])
+    observing, placing = observing_of(settings, model), placing_of(settings)
+    made = SkyRun(settings, model, increment, draw, observing, placing)
+    increment.check(made.plan)
+    return made
+
+
+def check_encoding(settings: GenerateSettings, model: ModelFiles) -> None:
+    """Raise InputError for images that no PNG or JPEG file can hold."""
+    bands = model.config["network"]["bands"]
+    if settings.store == "encoded" and bands not in (1, 3):
+        raise InputError(
+            f"--store encoded: wanted a model of 1 or 3 bands, as PNG and JPEG files hold, got one "
+            f"of {bands}; take --store images or recipe"
+        )
+
+
+def _need(settings: GenerateSettings, model: ModelFiles) -> Need:
+    """What a worker takes: rows as one array and as the file, with its encoding.
+
+    Pixels in slices, too, where they are decoded to floats first; of a recipe the words, normals
+    and latents of some objects, all in float64.
+    """
+    network = model.config["network"]
+    image, latent = network["bands"] * network["size"] ** 2, network["latent"]
+    rows = min(settings.rows_per_shard, settings.objects)
+    if settings.store == "recipe":
+        wide = RECIPE_ROW + 2 * latent * settings.keep_latent
+        return Need(pixels=wide * rows, copies=4.0, besides=8 * 8 * latent * DRAWN_ROWS)
+    apart = settings.orientation == "random" or settings.psf or settings.psf_fwhm or settings.noise
+    decoded = 3 * 4 * image * min(DECODE_ROWS, rows) * bool(apart)
+    return Need(
+        pixels=image * rows,
+        copies=4.0,
+        besides=network_bytes(network, tile=settings.tile, device=settings.device) + decoded,
+        device=settings.device,
+    )
+
+
+def _steps(observing: Observing) -> str:
+    """What is rounded, in words."""
+    steps = ["the decoded image"]
+    if observing.psf is not None:
+        steps.append("convolved with the PSF")
+    if observing.spectrum is not None:
+        steps.append("with the survey's noise added")
+    return ", ".join(steps)
