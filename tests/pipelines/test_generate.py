@@ -64,6 +64,7 @@ class TestOrientation:
             wanted = to_sky(each, Orientation(float(angle), int(flip)))
             np.testing.assert_array_equal(image, np.rint(255 * wanted.clip(0, 1)))
 
+    @pytest.mark.long
     def test_object_is_the_same_whatever_count_shards_and_workers(self, model, tmp_path):
         drawn = {"seed": 3, "orientation": "random"}
         one = made(model, tmp_path / "1", count=30, rows_per_shard=30, workers=1, **drawn)

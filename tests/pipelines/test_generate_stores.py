@@ -53,6 +53,7 @@ class TestStores:
         others = [name for name in plain.dataset.schema.names if name != "image"]
         assert encoded.to_arrow(others).equals(plain.to_arrow(others))
 
+    @pytest.mark.long
     def test_jpeg_is_near(self, draw):
         plain = draw(store="images").images(range(COUNT)).astype(int)
         files = draw(store="encoded", encoding="jpeg")
