@@ -56,8 +56,7 @@ class Engine:
         device: str = "cpu",
         precision: Precision = "float32",
     ) -> None:
-        """tile: images computed at once. precision: of weights and activations between latents
-        and images.
+        """tile: images computed at once. precision: of all layers but those next to the latents.
 
         Part of a catalogue's plan, since the last bits depend on them: tile, device, precision.
         """
@@ -66,8 +65,8 @@ class Engine:
         self.dtype = check_precision(precision)
         own = copy.deepcopy(model).eval()
         self.network, self.components = own.network, own.components
-        # What takes or gives latents is float32 always: it costs nothing, and every pixel would
-        # carry the rounding of a latent to bfloat16.
+        # Those are float32 always: they cost nothing, and every pixel would carry the rounding of a
+        # latent to bfloat16.
         encoder, self.heads = fast_encoder(own.encoder)
         self.dense, decoder = fast_decoder(own.decoder)
         self.heads.to(self.device, torch.float32)
@@ -183,6 +182,9 @@ class Engine:
 
     def _prepared(self, part: nn.Module) -> nn.Module:
         """A part of the network in this engine's precision, channels last, on its device."""
+        for step in part.modules():
+            if isinstance(step, nn.LeakyReLU):
+                step.inplace = True  # no other step takes what it takes: half of the memory
         placed: nn.Module = part.to(self.device, self.dtype)
         return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

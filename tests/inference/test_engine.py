@@ -129,6 +129,17 @@ def test_bfloat16_is_close_and_comes_back_as_float32(model, engine, images):
     assert next(model.encoder.parameters()).dtype == torch.float32  # the model is left as it is
 
 
+def test_bfloat16_takes_and_gives_latents_in_float32(model, engine, images):
+    """Latents that are one in bfloat16 give other images, and means lie between its numbers."""
+    fast = Engine(model, tile=8, precision="bfloat16")
+    mean = torch.from_numpy(fast.encode(images)[0])
+    assert (mean != mean.bfloat16()).float().mean() > 0.9
+    coarse = mean.bfloat16().float()
+    finer = coarse * (1 + 2**-10)
+    assert finer.bfloat16().equal(coarse.bfloat16())
+    assert (fast.decode(finer.numpy()) != fast.decode(coarse.numpy())).any(axis=(1, 2, 3)).all()
+
+
 def test_values_that_are_not_finite_stay_visible(engine):
     z = np.zeros((3, 5), np.float32)
     z[1, 0] = np.nan
