@@ -191,13 +191,13 @@ def regenerate(
     catalogue: opened, or its URI. indices: of B objects, in any order. model, device: as
     open_catalogue takes them, in their stead.
 
-    Returns index (B,) int64, component (B,) int16, latent (B, D) float32, image (B, C, H, W) uint8,
-    and where objects lie on the sky ra, dec and _healpix_29, turned at random orientation_angle and
-    orientation_flips (B,). Bit
-    for bit what the catalogue holds on the same kind of machine and device and the same versions of
-    packages; elsewhere latents may differ in their last bit, and pixels slightly. JPEG files hold
-    these pixels as nearly as their quality allows. Raises InputError for indices beyond the
-    catalogue, another model, and a catalogue that is not synthetic.
+    Returns index (B,) int64, component (B,) int16, latent (B, D) float32, image (B, C, H, W) uint8;
+    where objects lie on the sky ra, dec and _healpix_29 (B,), and where they are turned at random
+    orientation_angle and orientation_flips (B,). Bit for bit what the catalogue holds on the same
+    kind of machine and device and the same versions of packages; elsewhere latents may differ in
+    their last bit, and pixels slightly. JPEG files hold these pixels as nearly as their quality
+    allows. Raises InputError for indices beyond the catalogue, another model, and a catalogue that
+    is not synthetic.
     """
     if isinstance(catalogue, str):
         catalogue = open_catalogue(catalogue)
