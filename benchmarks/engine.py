@@ -41,7 +41,7 @@ from avader.mixture.sample import mixture_arrays, sample
 from avader.model.files import model_from_arrays
 from avader.model.published import VARIANCE_FLOOR, read_published
 from avader.model.vade import VaDE
-from avader.pipelines.training.worker import keep_freed_memory
+from avader.pipelines.memory import keep_freed_memory
 from avader.recipe import PUBLISHED_NETWORK
 from avader.training.precision import has_native_bfloat16
 from benchmarks.common import cutouts, last_line, machine, options, real_data, seconds

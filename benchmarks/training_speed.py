@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from avader.model import losses
 from avader.model.schedule import at
 from avader.model.vade import VaDE
-from avader.pipelines.training.worker import keep_freed_memory
+from avader.pipelines.memory import keep_freed_memory
 from avader.recipe import Recipe
 from avader.training.data import MemoryImages
 from avader.training.loop import Watch, train_epoch

@@ -21,7 +21,13 @@ from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.matching import preparation
-from avader.pipelines.memory import Need, file_bytes, image_bytes, network_bytes
+from avader.pipelines.memory import (
+    Need,
+    file_bytes,
+    image_bytes,
+    keep_freed_memory,
+    network_bytes,
+)
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
@@ -137,6 +143,7 @@ class ClassifyUnit:
     low_likelihood: float = field(init=False)
 
     def __post_init__(self) -> None:
+        keep_freed_memory()
         uri = storage.absolute(self.settings.model)
         self.model = load_model(
             uri,

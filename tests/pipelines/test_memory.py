@@ -38,22 +38,22 @@ ROWS = 16_000  # of 4 KiB each
 class TestRoom:
     """How many workers machines have room for."""
 
-    NEED = Need(pixels=100 * MIB, copies=2)  # 712 MiB
+    NEED = Need(pixels=100 * MIB, copies=2)  # 776 MiB
 
     def test_memory_or_slots_whichever_is_less(self):
         nodes = [
-            {"CPU": 8.0, "memory": 3 * 712 * MIB + 5},
-            {"CPU": 2.0, "memory": 100 * 712 * MIB},
-            {"memory": 100 * 712 * MIB},  # a head that takes no work
-            {"CPU": 4.0, "memory": 712 * MIB - 1},
+            {"CPU": 8.0, "memory": 3 * 776 * MIB + 5},
+            {"CPU": 2.0, "memory": 100 * 776 * MIB},
+            {"memory": 100 * 776 * MIB},  # a head that takes no work
+            {"CPU": 4.0, "memory": 776 * MIB - 1},
         ]
-        assert self.NEED.total == 712 * MIB
+        assert self.NEED.total == 776 * MIB
         assert workers_with_room(nodes, self.NEED) == 5
 
     def test_none(self):
         nodes = [{"CPU": 4.0, "memory": 700 * MIB}, {"CPU": 64.0, "memory": 600 * MIB}]
         message = (
-            r"^a worker wants about 712.0 MiB of memory, for shards of 100.0 MiB, got "
+            r"^a worker wants about 776.0 MiB of memory, for shards of 100.0 MiB, got "
             r"700.0 MiB that Ray may give on the largest machine; take a machine with more, or "
         )
         with pytest.raises(InputError, match=message):
@@ -143,7 +143,7 @@ def test_a_machine_with_memory_for_one_worker_gets_one_and_for_none_nothing_is_b
         [sys.executable, "-c", TIGHT, model, out], capture_output=True, text=True, check=True
     )
     lines = ran.stdout.splitlines()
-    assert "  1 worker(s), of 2 for want of memory; each takes about 51" in ran.stdout
+    assert "  1 worker(s), of 2 for want of memory; each takes about 57" in ran.stdout
     assert f"drew 80 objects into {out}10" in lines
     assert [line for line in lines if len(line) == 1] == ["0", "2"]
     errors = [line for line in ran.stderr.splitlines() if "Started a local Ray" not in line]
@@ -244,7 +244,7 @@ def test_rows_that_are_joined_count_as_arrow_holds_them():
     table = classified(500)
     units = [Unit(name, {"parts": [{"rows": rows}]}) for name, rows in (("a", 20), ("b", 500))]
     assert 0.7 < joining_need(table.schema, units).pixels / table.nbytes < 1.5
-    assert str(SMALL) == "about 512.0 MiB of memory"
+    assert str(SMALL) == "about 576.0 MiB of memory"
 
 
 ARENAS = """

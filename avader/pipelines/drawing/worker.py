@@ -18,6 +18,7 @@ from avader.io import storage
 from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.drawing.placing import Placing, placing_of
+from avader.pipelines.memory import keep_freed_memory
 from avader.pipelines.stages import UnitRows
 from avader.plan import Unit, ranges
 from avader.synthetic.positions import place
@@ -44,6 +45,7 @@ class DrawUnit:
     placing: Placing = field(init=False)
 
     def __post_init__(self) -> None:
+        keep_freed_memory()
         model = load_model(
             storage.absolute(self.settings.model),
             device=TORCH_DEVICE[self.settings.device],
@@ -56,7 +58,6 @@ class DrawUnit:
             psf=self.psf,
             spectrum=self.spectrum,
         )
-
         self.placing = placing_of(self.settings)
         if self.placing.digest != self.region:
             raise InputError("wanted the region as it was when the run began, got another one")

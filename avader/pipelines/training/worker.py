@@ -1,9 +1,7 @@
 """What a worker of `train` does: opens the images, goes on from the last checkpoint, trains."""
 
-import ctypes
 import logging
 import os
-import sys
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +18,7 @@ from avader.io.models import write_model, write_noise
 from avader.model.files import build_model, model_config, model_tensors, parse_config
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
+from avader.pipelines.memory import keep_freed_memory
 from avader.pipelines.training.checkpoints import Checkpoints
 from avader.pipelines.training.images import open_images
 from avader.pipelines.training.memory import free_bytes
@@ -102,18 +101,6 @@ def tune_process() -> None:
     assigned = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, min(int(assigned), os.cpu_count() or 1)))
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed in this process.
-
-    It gives large arrays back to the system at once, and page faults then cost a third to two
-    thirds of the speed on CPUs.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        for option, value in ((-4, 0), (-1, 2**31 - 1)):  # M_MMAP_MAX, M_TRIM_THRESHOLD
-            getattr(libc, "mallopt", lambda *_: 0)(option, value)
 
 
 def _train(state: TrainingState, given: WorkerTask, task: Task, notices: Notices) -> None:
