@@ -38,26 +38,31 @@ class Folded(nn.Module):
     Its kernel is odd, and at least 3.
     """
 
-    def __init__(self, up: nn.Module, convolution: nn.Conv2d) -> None:
+    def __init__(self, up: nn.Module, convolution: nn.Conv2d, size: tuple[int, int]) -> None:
+        """size: (h, w) of what it takes."""
         super().__init__()
         weight = convolution.weight.detach().double().cpu().numpy()  # (O, C, k, k)
         free = _response(up, MIDDLE)
-        taps, self.margins, self.skip = _phases(free, weight.shape[-1])
-        folded = np.einsum("pmi,ocij,qnj->opqcmn", taps, weight, taps)
-        self.inner = _convolution(folded.reshape(-1, *folded.shape[3:]))
+        taps, (before, after), self.skip = _phases(free, weight.shape[-1])
+        folded = np.einsum("pmi,ocij,qnj->pqocmn", taps, weight, taps)
+        # An uneven margin is padded first, which takes a copy.
+        even = min(before, after)
+        self.margin = 2 * (before - even, after - even)
+        self.inner = _convolution(folded.reshape(-1, *folded.shape[3:]), padding=even)
         if convolution.bias is not None:
-            bias = convolution.bias.detach().double().cpu().repeat_interleave(4)
+            bias = convolution.bias.detach().double().cpu().repeat(4)
             self.inner.bias = nn.Parameter(bias)
         near, far = _excess(free, _response(up, 0)), _excess(free, _response(up, -1))
         across = weight.swapaxes(2, 3)
-        self.top = Edge(up, weight, near, beyond=True)
-        self.bottom = Edge(up, weight, far, beyond=True, far=True)
-        self.left = Edge(up, across, near, beyond=False)
-        self.right = Edge(up, across, far, beyond=False, far=True)
+        height, width = size
+        self.top = Edge(up, weight, near, width, beyond=True)
+        self.bottom = Edge(up, weight, far, width, beyond=True, far=True)
+        self.left = Edge(up, across, near, height, beyond=False)
+        self.right = Edge(up, across, far, height, beyond=False, far=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, O, 2h, 2w)."""
-        out = functional.pixel_shuffle(self.inner(functional.pad(x, 2 * self.margins)), 2)
+        out = _interleaved(self.inner(functional.pad(x, self.margin) if any(self.margin) else x))
         if self.skip:
             stop = self.skip - 2
             out = out[..., self.skip : stop, self.skip : stop]
@@ -69,43 +74,69 @@ class Folded(nn.Module):
     def _correct(out: Tensor, x: Tensor, near: "Edge", far: "Edge") -> None:
         """Correct the first and last rows, in place; all of them where there are few."""
         height = out.shape[-2]
-        out[..., : near.rows, :] -= near(x[..., :1, :])[..., :height, :]
-        out[..., -far.rows :, :] -= far(x[..., -1:, :])[..., -height:, :]
+        out[..., : near.rows, :] -= near(x[..., 0, :])[..., :height, :]
+        out[..., -far.rows :, :] -= far(x[..., -1, :])[..., -height:, :]
 
 
 class Edge(nn.Module):
     """What the inner convolution makes of an edge, less what the network makes of it."""
 
+    line: Tensor
+
     def __init__(
-        self, up: nn.Module, weight: Doubles, excess: Response, *, beyond: bool, far: bool = False
+        self,
+        up: nn.Module,
+        weight: Doubles,
+        excess: Response,
+        width: int,
+        *,
+        beyond: bool,
+        far: bool = False,
     ) -> None:
         """weight (O, C, k, k): its third axis across the edge. excess: the up-sampled rows that are
-        wrong, as multiples of the outermost row, counted from it. beyond: whether the row's own
-        ends are those of the inner convolution, or the network's (a corner is corrected once)."""
+        wrong, as multiples of the outermost row, counted from it. width: of that row, w. beyond:
+        whether the row's own ends are those of the inner convolution, or the network's (a corner is
+        corrected once)."""
         super().__init__()
-        self.up, self.beyond, self.far = up, beyond, far
-        self.reach = weight.shape[-1] // 2
+        reach = weight.shape[-1] // 2
         # Output row y sees row n with tap n - y + r: those rows that see a wrong one and exist.
-        first, last = (min(excess) - self.reach, 1) if far else (0, max(excess) + self.reach)
+        first, last = (min(excess) - reach, 1) if far else (0, max(excess) + reach)
         self.rows = last - first + 1
         kernel = np.zeros((self.rows, *weight.shape[:2], 1, weight.shape[-1]))
         for row, place in enumerate(range(first, last + 1)):
             for wrong, share in excess.items():
-                tap = wrong - place + self.reach
+                tap = wrong - place + reach
                 if 0 <= tap < weight.shape[-1]:
                     kernel[row, :, :, 0] += share * weight[:, :, tap]
         self.convolution = _convolution(kernel.reshape(-1, *kernel.shape[2:]))
+        self.register_buffer("line", _line(up, width, reach, beyond=beyond))
 
     def forward(self, row: Tensor) -> Tensor:
-        """The outermost row (B, C, 1, w) -> (B, O, R, 2w), in the order of the output's rows."""
-        if self.beyond:
-            pad = self.reach + 1
-            line = self.up(functional.pad(row, (pad, pad)))[..., :1, :]
-            line = line[..., 2 * pad - self.reach : line.shape[-1] - 2 * pad + self.reach]
-        else:
-            line = functional.pad(self.up(row)[..., :1, :], (self.reach, self.reach))
-        made: Tensor = self.convolution(line)  # (B, R O, 1, 2w)
+        """The outermost row (B, C, w) -> (B, O, R, 2w), in the order of the output's rows."""
+        line = torch.matmul(self.line, row.transpose(1, 2))  # (B, 2w + 2r, C): channels last
+        made: Tensor = self.convolution(line.transpose(1, 2)[..., None, :])  # (B, R O, 1, 2w)
         return made.view(len(made), self.rows, -1, made.shape[-1]).transpose(1, 2)
+
+
+def _line(up: nn.Module, width: int, reach: int, *, beyond: bool) -> Tensor:
+    """The matrix (2w + 2r, w) that up-samples a row, with what lies beyond its ends as in Edge."""
+    rows = torch.eye(width, dtype=torch.float64)[:, None, None]
+    if not beyond:
+        return functional.pad(up(rows)[:, 0, 0], (reach, reach)).T.contiguous()
+    pad = reach + 1
+    line = up(functional.pad(rows, (pad, pad)))[:, 0, 0]
+    return line[:, 2 * pad - reach : line.shape[-1] - 2 * pad + reach].T.contiguous()
+
+
+def _interleaved(x: Tensor) -> Tensor:
+    """(B, 4 O, h, w), of which the first axis of channels is the phase -> (B, O, 2h, 2w).
+
+    torch's pixel shuffle keeps phases last: channels last, it moves numbers one by one.
+    """
+    count, filters, height, width = x.shape
+    last = x.permute(0, 2, 3, 1).reshape(count, height, width, 2, 2, filters // 4)
+    placed = last.transpose(2, 3).reshape(count, 2 * height, 2 * width, filters // 4)
+    return placed.permute(0, 3, 1, 2)
 
 
 def fast_encoder(encoder: Encoder) -> tuple[nn.Module, nn.Linear]:
@@ -132,11 +163,14 @@ def fast_decoder(decoder: Decoder | DenseDecoder) -> tuple[nn.Module, nn.Module]
         return dense, nn.Sequential(*layers, decoder.output, decoder.last, shape)
     steps = [*_steps(decoder.blocks), decoder.output]
     folded: list[nn.Module] = []
+    size = decoder.inner[-1]
     while steps:
         first = steps.pop(0)
-        if isinstance(first, LegacyUpsample | nn.Upsample) and _folds(steps[0]):
-            first = Folded(first, steps[0])
-            steps.pop(0)
+        if isinstance(first, LegacyUpsample | nn.Upsample):
+            if _folds(following := steps[0]):
+                first = Folded(first, following, (size, size))
+                del steps[0]
+            size *= 2
         folded.append(first)
     inner = nn.Unflatten(1, decoder.inner)
     return decoder.dense, nn.Sequential(decoder.activation, inner, *folded, decoder.last)
@@ -192,9 +226,9 @@ def _phases(free: Response, kernel: int) -> tuple[Doubles, tuple[int, int], int]
     return min(found, key=lambda each: each[0].shape[1])
 
 
-def _convolution(weight: Doubles) -> nn.Conv2d:
-    """A convolution with these weights (O, C, m, n) and neither bias nor padding."""
+def _convolution(weight: Doubles, padding: int = 0) -> nn.Conv2d:
+    """A convolution with these weights (O, C, m, n), without bias."""
     given, taken, *size = weight.shape
-    made = nn.Conv2d(taken, given, tuple(size), bias=False, dtype=torch.float64)
+    made = nn.Conv2d(taken, given, tuple(size), padding=padding, bias=False, dtype=torch.float64)
     made.weight = nn.Parameter(torch.from_numpy(np.ascontiguousarray(weight)))
     return made

@@ -26,7 +26,7 @@ def test_one_convolution_is_both_steps(kind, kernel, size):
     x = torch.randn(2, 3, *size, dtype=torch.float64).to(memory_format=torch.channels_last)
     with torch.no_grad():
         expected = convolution(UPS[kind](x))
-        got = Folded(UPS[kind], convolution)(x)
+        got = Folded(UPS[kind], convolution, size)(x)
     assert got.shape == expected.shape
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-13)
 
@@ -34,7 +34,8 @@ def test_one_convolution_is_both_steps(kind, kernel, size):
 @pytest.mark.parametrize("kind", UPS)
 def test_fewer_taps(kind):
     """64 for the 100 of a 5 x 5 kernel on four pixels."""
-    assert Folded(UPS[kind], nn.Conv2d(1, 1, 5, padding=2)).inner.weight.shape == (4, 1, 4, 4)
+    folded = Folded(UPS[kind], nn.Conv2d(1, 1, 5, padding=2), (8, 8))
+    assert folded.inner.weight.shape == (4, 1, 4, 4)
 
 
 TWO = {"filters": (8, 4), "kernels": (3, 5), "decoder_kernels": (5, 3), "latent": 3}
