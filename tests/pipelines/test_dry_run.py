@@ -69,7 +69,7 @@ def test_classify(model, tmp_path, said):
     assert "3 worker(s) of " in lines[3]
     assert lines[3].endswith("as 10 were done here")
     # 16 px, 10 images a shard: nearly all is the process itself.
-    assert lines[4].startswith("  each worker takes about 51")
+    assert lines[4].startswith("  each worker takes about 57")
     assert lines[4].endswith(" MiB of memory, for shards of 2.5 KiB")
     assert lines[5].startswith("  on g5.xlarge: about 0 s, cost 0.00 at 1.006 an hour")
 
