@@ -25,7 +25,8 @@ class InferenceSettings(UnitSettings):
     """Folder URI for the catalogue; {model} in it becomes 12 digits of the model's digest, so that
     the same command with a new model makes a new version beside the old."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network; bfloat16 is faster and changes probabilities slightly."""
+    """Arithmetic of the network; bfloat16 is faster where the CPU or GPU has it natively, else up
+    to ten times slower, and changes probabilities slightly."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What the network runs on, part of the plan since the last bits depend on it."""
     tile: int = Field(0, ge=0, validate_default=True)

@@ -55,7 +55,7 @@ class GenerateSettings(InferenceSettings):
     the column `image`. recipe: no images; they are decoded when read, always from the latents drawn
     again, by open_catalogue(...).images(...) and avader.torch_dataset."""
     encoding: Literal["png", "jpeg"] | None = None
-    """Of `--store encoded`: png, which is lossless and the default, or jpeg, a third as large."""
+    """Of `--store encoded`: png, which is lossless and the default, or jpeg, half as large."""
     quality: int = Field(0, ge=0, le=100)
     """Of JPEG files, 1 to 100; 0 takes 95, whose pixels err by up to 4 grey levels."""
     truth: bool = True
@@ -87,6 +87,7 @@ class GenerateSettings(InferenceSettings):
             "encoding": (not self.encoding or self.store == "encoded", "--store encoded"),
             "quality": (not self.quality or self.encoding == "jpeg", "--encoding jpeg"),
             "keep_latent": (not self.keep_latent or self.store == "recipe", "--store recipe"),
+            "truth": (self.truth or self.store != "recipe", "another store"),
             "device": (
                 self.device == "cpu" or self.store != "recipe",
                 "another store, since a recipe is drawn on CPUs",

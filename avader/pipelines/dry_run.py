@@ -1,8 +1,9 @@
 """What a run would take: units, bytes, time and cost, from a small piece of its own work."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from avader.config import Machine, UnitSettings
 from avader.io import manifest, shards, storage
@@ -51,27 +52,42 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need, *, wor
         say(f"  takes at least {took}, at {trial.pace:g} objects a second of all workers together")
     else:
         _say_measured(
-            trial, trial.start(), rows, share=left / max(1, len(plan.units)), workers=workers
+            trial,
+            _written(trial.start(), plan.settings.get("writer", shards.WRITER)),
+            rows,
+            share=left / max(1, len(plan.units)),
+            workers=workers,
         )
     say(f"  each worker takes {need}")
     for machine in settings.machines:
         say(f"  {cost_line(machine, rows)}")
 
 
+def _written(
+    work: Callable[[], UnitRows], writer: Mapping[str, Any]
+) -> Callable[[], tuple[int, int]]:
+    """The same, and its rows as a file: how many objects it took, and the file's bytes."""
+
+    def write() -> tuple[int, int]:
+        made = work()
+        return made.rows_in, len(shards.parquet_bytes(made.table, writer))
+
+    return write
+
+
 def _say_measured(
-    trial: Trial, work: Callable[[], UnitRows], rows: int, *, share: float, workers: int
+    trial: Trial, work: Callable[[], tuple[int, int]], rows: int, *, share: float, workers: int
 ) -> None:
     """Bytes and time of so many rows, a share of all, from a piece of the work that is timed."""
     work()  # the first one also loads what is needed
     began = time.perf_counter()
-    made = work()
-    rate = made.rows_in / (time.perf_counter() - began)
-    written = len(shards.parquet_bytes(made.table)) * rows // made.rows_in
+    done, written = work()
+    rate = done / (time.perf_counter() - began)
     reads = f"reads {size(round(trial.size * share))}, " if trial.size else ""
-    say(f"  {reads}writes about {size(written)}")
+    say(f"  {reads}writes about {size(written * rows // done)}")
     say(
         f"  takes about {duration(rows / (rate * workers))} besides Ray's start: {workers} "
-        f"worker(s) of {rate:,.1f} objects a second each, as {made.rows_in} were done here"
+        f"worker(s) of {rate:,.1f} objects a second each, as {done} were done here"
     )
 
 

@@ -1,6 +1,7 @@
 """The ways to store a synthetic sky: each gives the same objects, whatever is asked of it."""
 
 import io
+import logging
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from avader.catalogue import schema
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
 from avader.pipelines import generate, verify
+from avader.pipelines.progress import size
 from tests.tiny import NETWORK, write_tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -40,6 +42,17 @@ def draw(model, tmp_path_factory):
         return made[out]
 
     return drawn
+
+
+@pytest.mark.parametrize(("store", "count"), [("images", 60), ("encoded", 60), ("recipe", 30_000)])
+def test_a_dry_run_tells_the_bytes(model, tmp_path, caplog, store, count):
+    """Exactly, of no more objects than those that it draws."""
+    caplog.set_level(logging.INFO, "avader")
+    given = {"model": model, "out": str(tmp_path / "out"), "count": count, "store": store}
+    generate.run(GenerateSettings(**given, dry_run=True))
+    generate.run(GenerateSettings(**given, workers=1))
+    written = sum(path.stat().st_size for path in (tmp_path / "out" / "parts").glob("*"))
+    assert f"  writes about {size(written)}\n" in caplog.text + "\n"
 
 
 class TestStores:
@@ -104,7 +117,7 @@ class TestStores:
         np.testing.assert_array_equal(table["log_likelihood"].to_numpy(), likelihood)
         light = catalogue.images(range(COUNT)).sum((1, 2, 3)) / 255
         # Rounded by half a grey level at most, 256 pixels; the random network gives little above 1.
-        np.testing.assert_allclose(table["flux"].to_numpy(), light, atol=0.5)
+        np.testing.assert_allclose(table["flux"].to_numpy(), light, atol=0.05)
 
     def test_schema_says_unit_and_meaning(self):
         told = {column.name: column for column in schema.SYNTHETIC_COLUMNS}
@@ -211,6 +224,7 @@ class TestRefuses:
             ({"encoding": "png"}, "encoding: only with --store encoded"),
             ({"store": "encoded", "quality": 80}, "quality: only with --encoding jpeg"),
             ({"keep_latent": True}, "keep_latent: only with --store recipe"),
+            ({"store": "recipe", "truth": False}, "truth: only with another store"),
             ({"store": "recipe", "device": "gpu"}, "device: only with another store"),
             ({"count": 0}, "count: wanted objects"),
         ],
