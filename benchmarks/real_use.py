@@ -5,7 +5,8 @@
 So many objects of the published mixture (of random weights of its sizes, where AVADER_REAL_DATA
 has none) are drawn into a bucket of a real S3 server, which is started for it (the extra `test`
 brings one), and read back from there: by pandas, DuckDB, polars, astropy and a PyTorch loop. Each
-must find every object once, and the same sum of all pixels.
+must find as many objects, the same sum of their indices, and the same sum of each one's pixels
+times its index.
 """
 
 import argparse
@@ -33,8 +34,8 @@ from benchmarks.end_to_end import CORES, write_published_sizes
 from tests.s3 import S3Server, s3_server
 
 SHARD = 5000
-Found = tuple[int, int]
-"""Sums over all objects: of their indices, of their pixels."""
+Found = tuple[int, int, int]
+"""Sums over all objects: of 1, of their indices, of their pixels times their indices."""
 
 
 def main() -> None:
@@ -64,8 +65,10 @@ def main() -> None:
             figures[f"{tool}_s"] = time.perf_counter() - began
             print(f"{tool:8} read {count:,} objects in {figures[f'{tool}_s']:.1f} s", flush=True)
         assert len(set(found.values())) == 1, found
-        assert found["torch"][0] == count * (count - 1) // 2
-    last_line(machine=machine(), mean_pixel=found["torch"][1] / count / 128**2, **figures)
+        assert found["torch"][:2] == (count, count * (count - 1) // 2)
+        figures["mean_pixel"] = float(avader.open_catalogue(out).images(range(100)).mean())
+    weights = "random" if real_data() is None else "published"
+    last_line(machine=machine(), weights=weights, **figures)
 
 
 def _options() -> argparse.Namespace:
@@ -89,13 +92,14 @@ def _model(folder: Path) -> str:
 
 
 def _sums(index: np.ndarray, pixels: np.ndarray) -> Found:
-    return int(index.sum()), int(pixels.sum(dtype=np.int64))
+    each = pixels.reshape(len(index), -1).sum(1, dtype=np.int64)
+    return len(index), int(index.sum()), int(index @ each)
 
 
 def _by_file(read: Callable[[str], Found], paths: list[str], _: S3Server) -> Found:
     """The sums of all files, which are read one after another."""
-    index, pixels = np.array([read(path) for path in paths]).sum(0)
-    return int(index), int(pixels)
+    count, index, pixels = np.array([read(path) for path in paths]).sum(0)
+    return int(count), int(index), int(pixels)
 
 
 def _pandas(path: str) -> Found:
@@ -124,9 +128,9 @@ def _polars(path: str, server: S3Server) -> Found:
 def _duckdb(paths: list[str], _: S3Server) -> Found:
     connection = duckdb.connect()
     connection.register_filesystem(fsspec.filesystem("s3"))
-    asked = "select sum(index), sum(list_sum(image)) from read_parquet(?)"
-    index, pixels = connection.execute(asked, [paths]).fetchall()[0]
-    return int(index), int(pixels)
+    asked = "select count(*), sum(index), sum(index * list_sum(image)) from read_parquet(?)"
+    count, index, pixels = connection.execute(asked, [paths]).fetchall()[0]
+    return int(count), int(index), int(pixels)
 
 
 READERS: dict[str, Callable[[list[str], S3Server], Found]] = {
@@ -138,11 +142,12 @@ READERS: dict[str, Callable[[list[str], S3Server], Found]] = {
 
 
 def _torch(out: str) -> Found:
-    index = pixels = 0
-    for batch in avader.torch_dataset(out, batch=256):
-        index += int(batch["index"].sum())
-        pixels += int(batch["image"].long().sum())
-    return index, pixels
+    found = [
+        _sums(batch["index"].numpy(), batch["image"].numpy())
+        for batch in avader.torch_dataset(out, batch=256)
+    ]
+    count, index, pixels = np.array(found).sum(0)
+    return int(count), int(index), int(pixels)
 
 
 if __name__ == "__main__":
