@@ -129,7 +129,7 @@ def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
         raise InputError(
             f"a worker wants {need}, got {size(most)} that Ray may give on the largest machine; "
             "take a machine with more, or smaller shards (--rows-per-shard of pack and generate, "
-            "--rows-per-pixel of hats)"
+            "--rows-per-pixel of hats), or a smaller --tile of classify and generate"
         )
     return sum(min(int(node[slot]), room) for node, room in zip(usable, rooms, strict=True))
 

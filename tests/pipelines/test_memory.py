@@ -1,5 +1,6 @@
 """What a worker is said to take, against the peaks of real workers; and what follows from it."""
 
+import ctypes
 import io
 import re
 import subprocess
@@ -118,6 +119,51 @@ def test_a_worker_takes_no_more_than_is_said(tmp_path, verb):
     pattern = r"1 worker\(s\); each takes about ([\d,.]+) MiB of memory, for shards of 62.5 MiB\b"
     told = float(re.search(pattern, said)[1].replace(",", "")) * MIB
     assert told / 2 < peak <= told
+
+
+FAULTS = """
+import resource
+import sys
+import torch
+from avader.api import load_model
+from avader.config import ClassifySettings, GenerateSettings
+from avader.mixture.sample import Draw
+from avader.pipelines.classifying import ClassifyUnit
+from avader.pipelines.drawing.worker import DrawUnit
+
+torch.set_num_threads(1)
+verb, model = sys.argv[1:]
+loaded = load_model(model)
+z, _ = loaded.sample(16, 0)
+
+
+def faults():
+    loaded.decode(z)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    loaded.decode(z)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+before = faults()
+if verb == "classify":
+    ClassifyUnit(ClassifySettings(model=model, data="data", out="out"))
+else:
+    DrawUnit(GenerateSettings(model=model, out="out", count=1), Draw(seed=0))
+print(before, faults())
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+@pytest.mark.parametrize("verb", ["classify", "generate"])
+def test_a_worker_keeps_freed_memory(tmp_path, verb):
+    """Else each tile takes thousands of pages from the system again."""
+    model = write_tiny_model(tmp_path / "model", network=PUBLISHED_NETWORK)
+    ran = subprocess.run(
+        [sys.executable, "-c", FAULTS, verb, model], capture_output=True, text=True, check=True
+    )
+    before, after = map(int, ran.stdout.split())
+    assert before > 1000
+    assert after < before / 20
 
 
 MORE_THAN_SAID = """
