@@ -34,6 +34,7 @@ from benchmarks.end_to_end import CORES, write_published_sizes
 from tests.s3 import S3Server, s3_server
 
 SHARD = 5000
+ROOM = 16_384
 Found = tuple[int, int, int]
 """Sums over all objects: of 1, of their indices, of their pixels times their indices."""
 
@@ -43,7 +44,7 @@ def main() -> None:
     given = _options()
     count = 120 if given.quick else given.count
     figures: dict[str, Any] = {"count": count, "precision": given.precision}
-    with tempfile.TemporaryDirectory() as name, s3_server(Path(name)) as server:
+    with tempfile.TemporaryDirectory() as name, s3_server(Path(name), megabytes=ROOM) as server:
         os.environ.update(server.environment())
         model, out = _model(Path(name)), f"{server.uri}/sky"
         ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)

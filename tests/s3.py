@@ -57,6 +57,9 @@ class S3Server:
         }
 
 
+VOLUMES = 16
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A server for the whole test session."""
@@ -77,8 +80,11 @@ def has_moto() -> bool:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """A server within a block, its data and log in a folder."""
+def s3_server(folder: Path, *, megabytes: int = 2048) -> Iterator[S3Server]:
+    """A server within a block, its data and log in a folder; megabytes: what it has room for.
+
+    Of that it keeps half for other buckets.
+    """
     keys, binary = IDENTITY["credentials"][0], weed()
     # SeaweedFS listens for gRPC at each port + 10000.
     ports = free_ports(4, also=(10_000,))
@@ -92,7 +98,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     if binary is None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(ports[0])]
     else:
-        command = _command(binary, folder=folder, ports=ports)
+        command = _command(binary, folder=folder, ports=ports, megabytes=megabytes)
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
         try:
@@ -116,7 +122,7 @@ def s3_uri(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-def _command(binary: str, *, folder: Path, ports: list[int]) -> list[str]:
+def _command(binary: str, *, folder: Path, ports: list[int], megabytes: int) -> list[str]:
     data, config = folder / "data", folder / "s3.json"
     data.mkdir()
     config.write_text(json.dumps({"identities": [IDENTITY]}))
@@ -138,9 +144,9 @@ def _command(binary: str, *, folder: Path, ports: list[int]) -> list[str]:
         f"-master.port={master}",
         f"-volume.port={volume}",
         f"-filer.port={filer}",
-        "-volume.max=16",
+        f"-volume.max={VOLUMES}",
         "-volume.preStopSeconds=0",
-        "-master.volumeSizeLimitMB=128",
+        f"-master.volumeSizeLimitMB={megabytes // VOLUMES}",
         "-master.telemetry=false",
     ]
 
