@@ -16,7 +16,8 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from avader.api.remade import Remaker
-from avader.catalogue import rows, schema
+from avader.catalogue import rows
+from avader.catalogue.columns import TRUTH_NAMES
 from avader.errors import InputError
 from avader.images.decode import decode_image
 from avader.io import growth, shards, storage
@@ -100,7 +101,7 @@ class Catalogue:
         wanted = check_rows(indices, self.manifest.totals["rows"])
         self.check_synthetic()
         names = [name for name in self.dataset.schema.names if name != "image"]
-        if schema.TRUTH_NAMES - set(names):
+        if TRUTH_NAMES - set(names):
             return self.remaker.truth(wanted)
         found = self._picked(wanted, names)
         return {name: rows.values(found[name]) for name in names}

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avader.api.model import load_model
+from avader.catalogue.columns import POSITION_NAMES
 from avader.catalogue.pixels import Pixel
-from avader.catalogue.schema import POSITION_NAMES
 from avader.errors import InputError
 from avader.io import models, storage
 from avader.io.manifest import Manifest

@@ -19,8 +19,8 @@ import pyarrow.csv as pacsv
 from astropy.io import fits
 
 from avader.catalogue import records, votable
+from avader.catalogue.columns import Column
 from avader.catalogue.records import Layout
-from avader.catalogue.schema import Column
 from avader.errors import InputError
 from avader.io import storage
 
@@ -61,7 +61,7 @@ class About:
         if name not in self.columns:
             return "", "", "carried from the survey's table"
         found = self.columns[name]
-        return found.unit, found.ucd, found.meaning
+        return found.unit, found.ucd, found.definition
 
 
 def format_of(uri: str) -> Format:

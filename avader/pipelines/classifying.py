@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from avader.api import Model, load_model
 from avader.catalogue import rows, schema
+from avader.catalogue.columns import Flag
 from avader.catalogue.provenance import provenance
 from avader.config import ClassifySettings
 from avader.images.checks import Reason
@@ -214,7 +215,7 @@ class ClassifyUnit:
             **columns,
             "entropy": entropy(probability),
             "reconstruction_error": error,
-            "flags": cutouts["flags"].to_numpy() | low * np.int32(schema.Flag.LOW_LIKELIHOOD),
+            "flags": cutouts["flags"].to_numpy() | low * np.int32(Flag.LOW_LIKELIHOOD),
         }
         wanted = schema.classified_schema(
             latent=columns["latent_mean"].shape[1],

@@ -11,7 +11,8 @@ from importlib.metadata import version
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from avader.catalogue import records, schema
+from avader.catalogue import records
+from avader.catalogue.columns import COLUMNS, RESERVED
 from avader.catalogue.provenance import CITATION
 from avader.catalogue.selection import Cone, Selection
 from avader.config import ExportSettings
@@ -173,7 +174,7 @@ def _fitting(table: pa.Table, wanted: export.Format) -> pa.Table:
     settled, left_out = records.settled(table)
     left_out |= export.unfit(settled, wanted)
     for name, why in left_out.items():
-        if name in schema.RESERVED:
+        if name in RESERVED:
             raise InputError(
                 f"column {name} cannot be written as {wanted}: {why}; take --format votable or csv"
             )
@@ -204,5 +205,5 @@ def _about(
         title=f"Rows of an avader catalogue ({held.kind})",
         facts=own,
         citation=held.provenance.get("citation", CITATION),
-        columns={column.name: column for column in schema.COLUMNS[held.rows_of]},
+        columns={column.name: column for column in COLUMNS[held.rows_of]},
     )

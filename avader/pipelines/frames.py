@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from avader.catalogue.schema import ORIENTATION_NAMES
+from avader.catalogue.columns import ORIENTATION_NAMES
 from avader.errors import InputError
 from avader.images.orientation import Orientation, to_sky
 from avader.io import shards, storage

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from avader.catalogue import schema, tiles
+from avader.catalogue import tiles
+from avader.catalogue.columns import FILE_TYPE
 from avader.catalogue.provenance import provenance
 from avader.config import HatsSettings
 from avader.io import growth, manifest, shards, storage
@@ -68,7 +69,7 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
     rows, count = held.totals["rows"], len(plan.units)
     size = sum(part["size"] for part in version.parts[-1].values())
     columns = shards.read_schema(held.uri, held.paths[0])
-    holds_files = "image" in columns.names and columns.field("image").type == schema.FILE_TYPE
+    holds_files = "image" in columns.names and columns.field("image").type == FILE_TYPE
     written = finish_folder(
         plan,
         settings.model_copy(update={"out": out}),

@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from avader.catalogue import schema
+from avader.catalogue.columns import RESERVED, source_names
 from avader.catalogue.provenance import provenance
 from avader.config import PackSettings
 from avader.io import growth, manifest, storage
@@ -46,7 +47,7 @@ def run(settings: PackSettings) -> None:
         shape,
         dtype=preprocessing.dtype,
         positions=source.has_positions,
-        optional=schema.source_names(preprocessing),
+        optional=source_names(preprocessing),
         carried=source.carried,
         files=plan.settings["store"] == "bytes",
     )
@@ -143,7 +144,7 @@ def _open(settings: PackSettings) -> Source:
         image=settings.image_column if settings.service.name == "none" else None,
     )
     uri = storage.absolute(settings.source)
-    source = open_source(uri, columns=columns, reserved=schema.RESERVED)
+    source = open_source(uri, columns=columns, reserved=RESERVED)
     if settings.split == "all" and not settings.min_votes:
         return source
     return select(

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avader.api import Model, load_model
+from avader.catalogue.columns import FLAG_MEANINGS
 from avader.catalogue.provenance import CITATION
-from avader.catalogue.schema import FLAG_MEANINGS
 from avader.config import ReportSettings
 from avader.config.catalogues import TILES
 from avader.errors import InputError

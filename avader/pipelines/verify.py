@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avader.catalogue import checks, schema
+from avader.catalogue.columns import COLUMNS, REJECT_COLUMNS, optional_names
 from avader.catalogue.repeats import id_digests
 from avader.config import VerifySettings
 from avader.errors import InputError, VerificationError
@@ -116,7 +117,7 @@ class Audit:
         yield self._counts()
         yield self._check("digests", "SHA-256 of {}", objects, "objects")
         yield self._schemas()
-        optional = schema.optional(self.held.rows_of)
+        optional = optional_names(self.held.rows_of)
         for check in self.checks:
             if self.seen[check.name] or not optional.intersection(check.columns):
                 yield self._check(check.name, check.asks, rows)
@@ -175,7 +176,7 @@ class Audit:
 
     def _schemas(self) -> Check:
         columns = len(self.first_schema or ())
-        asks = f"{columns} columns of {{}}, {len(schema.REJECT_COLUMNS)} of their rejects"
+        asks = f"{columns} columns of {{}}, {len(REJECT_COLUMNS)} of their rejects"
         return self._check("schema", asks, len(self.held.parts), "parts")
 
     def _read(
@@ -223,7 +224,7 @@ class Audit:
         self.faults["schema"] += [f"{path}: {fault}" for fault in self._schema_faults(found)]
         sound = {
             column.name
-            for column in schema.COLUMNS[self.held.rows_of]
+            for column in COLUMNS[self.held.rows_of]
             if column.name in table.column_names and column.holds(table[column.name].type)
         }
         for check in self.checks:
@@ -251,9 +252,9 @@ class Audit:
                 yield "its columns differ from the first part's"
             return
         self.first_schema = found
-        for column in schema.COLUMNS[self.held.rows_of]:
+        for column in COLUMNS[self.held.rows_of]:
             if column.name not in found.names:
-                if column.name not in schema.optional(self.held.rows_of):
+                if column.name not in optional_names(self.held.rows_of):
                     yield f"wanted a column {column.name}"
             elif not column.holds(found.field(column.name).type):
                 yield f"wanted {column.name} of {column.kind}, got {found.field(column.name).type}"

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from avader.catalogue import rows, schema
+from avader.catalogue.columns import FILE_TYPE, Flag, source_names
 from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason
 from avader.images.cutouts import Cutout, read_cutout
@@ -29,7 +30,7 @@ AT_ONCE = 64
 
 def stored_as_bytes(images: pa.DataType) -> bool:
     """Whether a column of images of this type holds files, not pixels."""
-    return images == schema.FILE_TYPE
+    return images == FILE_TYPE
 
 
 def checked_cutout(data: bytes, preprocessing: Preprocessing, shape: Shape) -> Cutout:
@@ -87,7 +88,7 @@ def prepared(
         shape,
         dtype=preprocessing.dtype,
         positions="ra" in table.column_names,
-        optional=schema.source_names(preprocessing),
+        optional=source_names(preprocessing),
         carried=schema.carried_fields(table.schema),
     )
     columns = image_columns(cutouts, wanted)
@@ -136,7 +137,7 @@ def _by_name(table: pa.Table) -> dict[str, pa.ChunkedArray]:
 
 def _flags(cutout: Cutout) -> int:
     return (
-        cutout.saturated * schema.Flag.SATURATED
-        | cutout.touches_edge * schema.Flag.TOUCHES_EDGE
-        | cutout.masked * schema.Flag.MASKED_PIXELS
+        cutout.saturated * Flag.SATURATED
+        | cutout.touches_edge * Flag.TOUCHES_EDGE
+        | cutout.masked * Flag.MASKED_PIXELS
     )

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from avader.catalogue import schema
+from avader.catalogue.columns import COLUMNS, FLAG_MEANINGS, Flag, column_table, flag_table
 from avader.catalogue.pixels import healpix_29, position_problem
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -16,21 +17,21 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 
 def test_readme_tables_are_printed_from_the_schema():
     text = README.read_text()
-    for columns in schema.COLUMNS.values():
-        assert schema.column_table(columns) in text
-    assert schema.flag_table() in text
+    for columns in COLUMNS.values():
+        assert column_table(columns) in text
+    assert flag_table() in text
 
 
 def test_units_and_ucds_are_the_field_s_own():
-    for column in (column for columns in schema.COLUMNS.values() for column in columns):
+    for column in (column for columns in COLUMNS.values() for column in columns):
         Unit(column.unit, format="vounit")
         # The IVOA's own list of words, and which of them may come first.
         parse_ucd(column.ucd, check_controlled_vocabulary=True)
 
 
 def test_every_flag_has_a_bit_of_its_own_and_a_meaning():
-    assert [flag.value for flag in schema.Flag] == [1, 2, 4, 8]
-    assert set(schema.FLAG_MEANINGS) == set(schema.Flag)
+    assert [flag.value for flag in Flag] == [1, 2, 4, 8]
+    assert set(FLAG_MEANINGS) == set(Flag)
 
 
 def test_positions_and_carried_columns():

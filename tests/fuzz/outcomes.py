@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from avader.catalogue import schema
+from avader.catalogue.columns import RESERVED, source_names
 from avader.errors import InputError
 from avader.images.checks import CutoutError, Reason
 from avader.images.cutouts import Cutout, read_cutout
@@ -75,7 +76,7 @@ def table_outcome(given: Case, folder: Path) -> str:
     path = folder / "table.parquet"
     path.write_bytes(given.data)
     try:
-        source = open_source(str(path), columns=Columns(), reserved=schema.RESERVED)
+        source = open_source(str(path), columns=Columns(), reserved=RESERVED)
         sky = source.has_positions and given.number % 16 == 3
         units = sky_units(source, limit=ROWS_PER_UNIT) if sky else source.units(ROWS_PER_UNIT)
     except InputError as error:
@@ -86,7 +87,7 @@ def table_outcome(given: Case, folder: Path) -> str:
         shape,
         dtype=settings.dtype,
         positions=source.has_positions,
-        optional=schema.source_names(settings),
+        optional=source_names(settings),
         carried=source.carried,
         files=files,
     )

@@ -12,7 +12,8 @@ from astropy.io import fits
 from astropy.io.votable import parse, validate
 from astropy.table import Table
 
-from avader.catalogue import records, schema
+from avader.catalogue import records
+from avader.catalogue.columns import COLUMNS
 from avader.errors import InputError
 from avader.io import export, storage
 from tests.catalogues import COMPONENTS, LATENT, classified
@@ -29,7 +30,7 @@ def about() -> export.About:
         title="Rows of an avader catalogue (classified)",
         facts={"model": "m" * 64, "selection": "all rows", "catalogue": "s3://sky/é"},
         citation=CITATION,
-        columns={column.name: column for column in schema.COLUMNS["classified"]},
+        columns={column.name: column for column in COLUMNS["classified"]},
     )
 
 

@@ -11,7 +11,7 @@ from hats.io.validation import is_valid_catalog
 from upath import UPath
 
 from avader.catalogue import rows, tiles
-from avader.catalogue.schema import CLASSIFIED_COLUMNS
+from avader.catalogue.columns import CLASSIFIED_COLUMNS
 from avader.io import hats, shards, storage
 from avader.io.export import About
 from avader.plan import Unit

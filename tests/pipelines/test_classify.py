@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import avader
-from avader.catalogue.schema import Flag
+from avader.catalogue.columns import Flag
 from avader.config import ClassifySettings, PackSettings, VerifySettings
 from avader.errors import InputError, UnfinishedError
 from avader.io.manifest import read_manifest

@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import avader
-from avader.catalogue.schema import SYNTHETIC_COLUMNS, TRUTH_NAMES
+from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
 from avader.images.orientation import Orientation, to_sky

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 import avader
-from avader.catalogue import schema
+from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
 from avader.pipelines import generate, verify
@@ -96,7 +96,7 @@ class TestStores:
     def test_truth_is_the_same_of_every_store(self, draw):
         rows = [49, 0, 20, 0]
         plain = draw(store="images").truth(rows)
-        assert plain.keys() > schema.TRUTH_NAMES
+        assert plain.keys() > TRUTH_NAMES
         for other in (draw(store="recipe"), draw(truth=False), draw(store="encoded")):
             found = other.truth(rows)
             assert found.keys() == plain.keys()
@@ -119,11 +119,25 @@ class TestStores:
         # Rounded by half a grey level at most, 256 pixels; the random network gives little above 1.
         np.testing.assert_allclose(table["flux"].to_numpy(), light, atol=0.05)
 
-    def test_schema_says_unit_and_meaning(self):
-        told = {column.name: column for column in schema.SYNTHETIC_COLUMNS}
-        for name in schema.TRUTH_NAMES:
-            assert told[name].meaning
-            assert told[name].ucd
+    @pytest.mark.parametrize("store", ["images", "encoded"])
+    def test_a_file_tells_unit_definition_and_source_of_each_column(self, draw, store):
+        """As any reader of Parquet finds them."""
+        units = dict.fromkeys(TRUTH_NAMES, "") | dict.fromkeys(
+            ("centroid_x", "centroid_y", "half_light_radius"), "pixel"
+        )
+        units["position_angle"] = "deg"
+        for path in draw(store=store).dataset.files:
+            found = pq.read_schema(path)
+            declared = {column.name: column for column in SYNTHETIC_COLUMNS}
+            for name in found.names:
+                told = found.field(name).metadata
+                assert told[b"ucd"] == declared[name].ucd.encode()
+                assert told[b"description"].startswith(declared[name].meaning.encode())
+            for name, unit in units.items():
+                told = found.field(name).metadata
+                assert told[b"unit"] == unit.encode()
+                assert declared[name].source
+                assert declared[name].source.encode() in told[b"description"]
 
 
 class TestTorchDataset:

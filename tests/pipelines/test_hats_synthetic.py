@@ -15,6 +15,7 @@ from hats.pixel_math import get_margin
 
 from avader.api import open_catalogue
 from avader.catalogue import rows, schema
+from avader.catalogue.columns import FILE_TYPE
 from avader.catalogue.pixels import Pixel
 from avader.catalogue.tiles import overlapping
 from avader.config import HatsSettings
@@ -60,8 +61,8 @@ def objects(indices: np.ndarray, shares: Sequence[Share], store: str = "images")
     if store == "encoded":
         files = [encode_image(each.reshape(SHAPE), "png", quality=0) for each in pixels]
         at = wanted.get_field_index("image")
-        field = wanted.field(at).with_type(schema.FILE_TYPE)
-        table = table.set_column(at, field, pa.array(files, schema.FILE_TYPE))
+        field = wanted.field(at).with_type(FILE_TYPE)
+        table = table.set_column(at, field, pa.array(files, FILE_TYPE))
     return table
 
 
@@ -124,7 +125,7 @@ def test_every_object_is_in_its_tile(grown, shares):
     wanted = objects(np.arange(6000), [*shares[0], *shares[1]])
     found = open_catalogue(str(out)).to_arrow()
     assert found.sort_by("index").equals(wanted)
-    assert found.schema.field("image").metadata == {b"shape": b"[1, 4, 4]"}
+    assert found.schema.field("image").metadata[b"shape"] == b"[1, 4, 4]"
     held = tiles(out / "sky")
     assert overlapping(held) is None
     for tile, files in held.items():

@@ -11,6 +11,7 @@ from PIL import Image
 
 from avader.api import load_model, open_catalogue
 from avader.catalogue import rows, schema
+from avader.catalogue.columns import source_names
 from avader.catalogue.provenance import provenance
 from avader.config import ReportSettings
 from avader.errors import InputError
@@ -43,7 +44,7 @@ class Folders:
         self.model = write_tiny_model(
             self.root / "model", self.preprocessing, network=network, seed=2
         )
-        self.optional = schema.source_names(self.preprocessing)
+        self.optional = source_names(self.preprocessing)
         generator = np.random.default_rng(5)
         self.angles = generator.uniform(0, 180, COUNT).astype(np.float32)
         self.flips = generator.integers(0, 4, COUNT).astype(np.uint8)

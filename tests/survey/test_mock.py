@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from PIL import Image
 
-from avader.catalogue.schema import RESERVED
+from avader.catalogue.columns import RESERVED
 from avader.config import SimulateSettings
 from avader.errors import InputError
 from avader.pipelines import simulate

@@ -9,7 +9,7 @@ from photutils.aperture import CircularAperture
 from photutils.morphology import data_properties, gini
 from scipy.optimize import brentq
 
-from avader.catalogue import schema
+from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
 from avader.images.decode import decode_image
 from avader.images.orientation import Orientation, to_sky
 from avader.inference.engine import Engine
@@ -193,9 +193,9 @@ def test_angles_stay_below_180_and_have_no_minus():
 
 
 def test_every_measure_has_its_column():
-    names = [column.name for column in schema.SYNTHETIC_COLUMNS]
+    names = [column.name for column in SYNTHETIC_COLUMNS]
     assert [name for name in names if name in MEASURES] == list(MEASURES)
-    assert {"log_likelihood", *MEASURES} == schema.TRUTH_NAMES
+    assert {"log_likelihood", *MEASURES} == TRUTH_NAMES
 
 
 def test_a_gpu_s_compiler_can_take_it_whole():

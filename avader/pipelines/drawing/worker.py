@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from avader.api import load_model
 from avader.catalogue import rows, schema
+from avader.catalogue.columns import FILE_TYPE, POSITION_NAMES
 from avader.catalogue.pixels import named_pixel
-from avader.catalogue.schema import POSITION_NAMES
 from avader.config import GenerateSettings
 from avader.errors import InputError
 from avader.images.encode import encode_image
@@ -128,7 +128,5 @@ class EncodeUnit:
             encode_image(pixels.reshape(shape), self.encoding, quality=self.quality)
             for pixels in rows.values(drawn.table.column(at))
         ]
-        field = drawn.table.schema.field(at).with_type(schema.FILE_TYPE)
-        return replace(
-            drawn, table=drawn.table.set_column(at, field, pa.array(files, schema.FILE_TYPE))
-        )
+        field = drawn.table.schema.field(at).with_type(FILE_TYPE)
+        return replace(drawn, table=drawn.table.set_column(at, field, pa.array(files, FILE_TYPE)))

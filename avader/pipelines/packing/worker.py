@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from avader.catalogue import rows, schema
+from avader.catalogue import rows
+from avader.catalogue.columns import FILE_TYPE
 from avader.catalogue.pixels import healpix_29, position_problem
 from avader.images.checks import CutoutError, Reason
 from avader.images.cutouts import Cutout
@@ -108,7 +109,7 @@ class PackUnit:
     def _table(self, source: pa.Table, cutouts: list[Cutout], images: list[Any]) -> pa.Table:
         columns = dict(zip(source.column_names, source.columns, strict=True))
         columns["image"] = (
-            pa.array(images, schema.FILE_TYPE) if self._as_bytes else stacked(images, self.schema)
+            pa.array(images, FILE_TYPE) if self._as_bytes else stacked(images, self.schema)
         )
         columns |= image_columns(cutouts, self.schema)
         if "_healpix_29" in self.schema.names:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from avader.catalogue import schema, tiles
+from avader.catalogue import tiles
+from avader.catalogue.columns import COLUMNS
 from avader.catalogue.pixels import SPATIAL_ORDER, Pixel
 from avader.catalogue.provenance import BIBCODE, DOI_URL
 from avader.io import hats
@@ -112,5 +113,5 @@ def _about(held: Manifest, title: str) -> About:
         title=title,
         facts={"catalogue_manifest_sha256": held.digest, "model": held.settings["model"]},
         citation=held.provenance["citation"],
-        columns={column.name: column for column in schema.COLUMNS[held.kind]},
+        columns={column.name: column for column in COLUMNS[held.kind]},
     )
