@@ -161,6 +161,12 @@ class Network(Section):
             raise ValueError(f"size: wanted a multiple of {2**blocks}, got {self.size}")
         return self
 
+    @property
+    def image_memory(self) -> int:
+        """Bytes that an image takes in computing: three layers of its size, of the most filters."""
+        most = max(self.bands, *self.filters, *self.decoder_filters)
+        return 3 * 4 * most * self.size**2
+
 
 PUBLISHED_NETWORK = Network(
     size=128, bands=1, latent=20, filters=(64, 64, 16), kernels=(3, 5, 5), upsampling="legacy"

@@ -35,7 +35,9 @@ class Catalogue:
     are read.
     """
 
-    def __init__(self, held: Manifest, *, model: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, held: Manifest, *, model: str | None = None, device: str | None = None
+    ) -> None:
         self.manifest = held
         self.remaker = Remaker(held, model, device)
 
@@ -87,7 +89,7 @@ class Catalogue:
         """
         wanted = check_rows(row_numbers, self.manifest.totals["rows"])
         if self.manifest.kind == "synthetic" and not self.holds_images:
-            return self.remaker.images(wanted)
+            return self.remaker.images(self.remaker.sky.drawn(wanted))
         self._check_images()
         return self.pixels(self._picked(wanted, ["image"])["image"])
 
@@ -171,11 +173,12 @@ class Catalogue:
             )
 
 
-def open_catalogue(uri: str, *, model: str | None = None, device: str = "cpu") -> Catalogue:
+def open_catalogue(uri: str, *, model: str | None = None, device: str | None = None) -> Catalogue:
     """The finished folder at a local path or a URI such as s3://bucket/folder.
 
     Of a synthetic catalogue, to make objects again: model, URI of its model's folder, where that
-    has moved; device, torch's name. Raises InputError where the folder is not finished.
+    has moved; device, torch's name, by default that which it was drawn on where this machine has
+    one, else cpu. Raises InputError where the folder is not finished.
     """
     return Catalogue(growth.read_whole(storage.absolute(uri)), model=model, device=device)
 
@@ -207,9 +210,8 @@ def regenerate(
     held, remaker = catalogue.manifest, catalogue.remaker
     if model is not None or device is not None:
         remaker = Remaker(held, model or remaker.model, device or remaker.device)
-    sky = remaker.sky
-    drawn = sky.drawn(wanted)
-    return {**drawn, **remaker.places(wanted), "image": sky.images(drawn)}
+    drawn = remaker.sky.drawn(wanted)
+    return {**drawn, **remaker.places(wanted), "image": remaker.images(drawn)}
 
 
 def check_rows(numbers: Sequence[int] | NDArray[np.integer[Any]], total: int) -> NDArray[np.int64]:

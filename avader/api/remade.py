@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from avader.api.model import load_model
@@ -29,12 +30,13 @@ PSF_FILE, REGION_FILE = "psf.fits", "region.npy"
 class Remaker:
     """Makes objects of a catalogue again, by their indices.
 
-    model: URI of its model's folder, where that has moved. device: torch's name.
+    model: URI of its model's folder, where that has moved. device: torch's name; None takes the
+    one that the catalogue was drawn on where this machine has it, else cpu.
     """
 
     held: Manifest
     model: str | None = None
-    device: str = "cpu"
+    device: str | None = None
 
     @cached_property
     def sky(self) -> SyntheticSky:
@@ -42,7 +44,8 @@ class Remaker:
         settings = self.held.settings
         uri = self.model or settings["model_uri"]
         check_layout(settings)
-        made = load_model(uri, self.device, settings["precision"], tile=settings["tile"])
+        device = self.device or self._drawn_on
+        made = load_model(uri, device, settings["precision"], tile=settings["tile"])
         if made.digest != settings["model"]:
             raise InputError(
                 f"wanted the model of {storage.public_uri(self.held.uri)}, {settings['model']}, "
@@ -54,6 +57,12 @@ class Remaker:
             psf=self._psf(),
             spectrum=self._spectrum(uri),
         )
+
+    @property
+    def _drawn_on(self) -> str:
+        """Device that the catalogue was drawn on, or cpu where this machine has none such."""
+        on_gpu = self.held.settings["device"] == "gpu" and torch.cuda.is_available()
+        return "cuda" if on_gpu else "cpu"
 
     def _psf(self) -> Kernel | None:
         told = self.held.settings.get("psf")
@@ -97,9 +106,13 @@ class Remaker:
             )
         return data, storage.public_uri(uri)
 
-    def images(self, indices: Indices) -> NDArray[np.uint8]:
-        """Images (B, C, H, W), as they are stored or would be."""
-        return self.sky.images(self.sky.drawn(indices))
+    def images(self, drawn: Columns) -> NDArray[np.uint8]:
+        """Images (B, C, H, W) of drawn objects, as they are stored or would be."""
+        settings = self.held.settings
+        if settings["truth"] and settings["store"] != "recipe":
+            # They came from one computation with their measures, which a GPU compiles as a whole.
+            return self.sky.measured_images(drawn)[0]
+        return self.sky.images(drawn)
 
     def truth(self, indices: Indices) -> Columns:
         """What a table of these objects has but for images, (B,) or (B, D)."""

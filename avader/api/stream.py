@@ -51,6 +51,7 @@ class Stream(IterableDataset[Batch]):
         seed: int,
         shuffle: bool,
         share: tuple[int, int],
+        device: str,
     ) -> None:
         """As torch_dataset takes them."""
         catalogue.check_synthetic()
@@ -61,7 +62,7 @@ class Stream(IterableDataset[Batch]):
                 f"{share}"
             )
         self.catalogue, self.batch, self.seed = catalogue, batch, seed
-        self.shuffle, self.share = shuffle, share
+        self.shuffle, self.share, self.device = shuffle, share, device
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -122,14 +123,13 @@ class Stream(IterableDataset[Batch]):
             pixels = self.catalogue.pixels(table["image"])
         else:
             drawn = {name: rows.values(table[name]) for name in table.column_names}
-            pixels = self.catalogue.remaker.sky.images(drawn)
-        device = self.catalogue.remaker.device
+            pixels = self.catalogue.remaker.images(drawn)
         columns = {
             "index": rows.values(table["index"]),
             "component": rows.values(table["component"]),
         }
         return {
-            name: torch.tensor(values, device=device)
+            name: torch.tensor(values, device=self.device)
             for name, values in {**columns, "image": pixels}.items()
         }
 
@@ -141,15 +141,18 @@ def torch_dataset(
     seed: int = 0,
     shuffle: bool = True,
     share: tuple[int, int] = (0, 1),
-    device: str = "cpu",
+    device: str | None = None,
 ) -> Stream:
     """A PyTorch IterableDataset of a synthetic catalogue's batches, shuffled anew every epoch.
 
     catalogue: opened, or its URI. seed: of the order, with the epoch of set_epoch. share: (number,
     of): this process's share of the objects, such as (rank, world size). device: torch's name, of
-    where batches are and a recipe's images are decoded; one given opened has its own. Raises
-    InputError for a catalogue that is not synthetic.
+    where batches are and a recipe's images are decoded; by default cpu, or what a catalogue was
+    opened with. Raises InputError for a catalogue that is not synthetic.
     """
     if isinstance(catalogue, str):
-        catalogue = open_catalogue(catalogue, device=device)
-    return Stream(catalogue, batch=batch, seed=seed, shuffle=shuffle, share=share)
+        catalogue = open_catalogue(catalogue)
+    of = catalogue.remaker
+    device = device or of.device or "cpu"
+    catalogue = Catalogue(catalogue.manifest, model=of.model, device=device)
+    return Stream(catalogue, batch=batch, seed=seed, shuffle=shuffle, share=share, device=device)

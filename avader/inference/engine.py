@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avader.inference.checks import check_device, check_precision
+from avader.inference.checks import check_device, check_precision, check_tile
 from avader.inference.folding import fast_decoder, fast_encoder
 from avader.inference.lanes import Compute, Lanes
 from avader.mixture.gaussian import (
@@ -63,6 +63,7 @@ class Engine:
         self.tile = tile
         self.device = check_device(device)
         self.dtype = check_precision(precision)
+        check_tile(tile, model.network, self.device)
         own = copy.deepcopy(model).eval()
         self.network, self.components = own.network, own.components
         # Those are float32 always: they cost nothing, and every pixel would carry the rounding of a

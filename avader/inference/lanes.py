@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LANES = 2
+from avader.inference.checks import LANES
+
 # A library may choose its kernels and take its work space on the first calls; not while captured.
 FIRST_CALLS = 2
 # No choice of kernels by time.

@@ -21,6 +21,7 @@ from avader.io.models import ModelFiles
 from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
+from avader.pipelines.emulated import say_emulated
 from avader.pipelines.matching import preparation
 from avader.pipelines.memory import (
     Need,
@@ -49,6 +50,7 @@ def classify(
     accepted: Mapping[str, Any],
 ) -> None:
     """Do a plan of `classify`; accepted: preprocessing settings that may differ, for the record."""
+    say_emulated(settings)
     written = finish_folder(
         plan,
         settings,

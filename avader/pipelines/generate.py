@@ -11,6 +11,7 @@ from avader.mixture.random import LAYOUT_VERSION
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.drawing.planning import sky_run
 from avader.pipelines.dry_run import Trial
+from avader.pipelines.emulated import say_emulated
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.units import finish_folder
 
@@ -22,6 +23,7 @@ def run(settings: GenerateSettings) -> None:
     if not wanted.missing:
         say(f"{settings.out} holds {increment.start:,} objects already: nothing to do")
         return
+    say_emulated(settings)
     written = finish_folder(
         wanted.plan,
         settings.model_copy(update={"out": increment.out}),

@@ -18,6 +18,7 @@ from avader.errors import InputError
 from avader.io.manifest import Manifest
 from avader.pipelines.progress import size
 from avader.plan import Unit
+from avader.recipe import Network
 
 MIB = 2**20
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
@@ -31,8 +32,6 @@ HELPERS, HELPER, HELPER_COPIES = 4, 448 * MIB, 5.0
 itself the file that was read, the unit as a table, pickled, and twice as Ray's block."""
 TEXT = 32
 """Bytes of an id or a name, its place among the others included."""
-LAYERS = 3
-"""A network's memory, as so many layers at the size of the images, of its most filters."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ def network_bytes(network: Mapping[str, Any], *, tile: int, device: str = "cpu")
 
     Of the machine's memory: a GPU computes in its own.
     """
-    if device == "gpu":
-        return 0
-    return 4 * LAYERS * tile * network["size"] ** 2 * max(network["bands"], *network["filters"])
+    return 0 if device == "gpu" else tile * Network.model_validate(network).image_memory
 
 
 def packing_need(settings: Mapping[str, Any], *, stored: int) -> Need:

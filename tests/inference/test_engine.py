@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avader.errors import InputError
-from avader.inference.checks import check_compiler, check_device
+from avader.inference.checks import check_compiler, check_device, check_tile
 from avader.inference.engine import DENSITY_TILE, Engine, exact_arithmetic
 from avader.model.vade import VaDE
-from avader.recipe import Network
+from avader.recipe import PUBLISHED_NETWORK, Network
 
 NETWORK = Network(
     size=16, bands=1, latent=5, filters=(8, 8), kernels=(3, 5), decoder_kernels=(5, 5)
@@ -183,6 +183,19 @@ def test_a_gpu_without_a_compiler_is_refused(monkeypatch):
     monkeypatch.setenv("CC", "clang")
     with pytest.raises(InputError, match="got no triton; install"):
         check_compiler("cuda")
+
+
+def test_a_tile_that_a_gpu_has_no_memory_for(monkeypatch):
+    """Two of 12.6 MB an image are under way."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * 2**30, 80 * 2**30))
+    gpu = torch.device("cuda")
+    check_tile(64, PUBLISHED_NETWORK, gpu)
+    wanted = (
+        r"tile: wanted at most 128 images at once, .* 3\.0 GiB .* got 256; take a smaller"
+    )
+    with pytest.raises(InputError, match=wanted):
+        check_tile(256, PUBLISHED_NETWORK, gpu)
+    check_tile(256, PUBLISHED_NETWORK, torch.device("cpu"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
