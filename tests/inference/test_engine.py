@@ -190,9 +190,7 @@ def test_a_tile_that_a_gpu_has_no_memory_for(monkeypatch):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 * 2**30, 80 * 2**30))
     gpu = torch.device("cuda")
     check_tile(64, PUBLISHED_NETWORK, gpu)
-    wanted = (
-        r"tile: wanted at most 128 images at once, .* 3\.0 GiB .* got 256; take a smaller"
-    )
+    wanted = r"tile: wanted at most 128 images at once, .* 3\.0 GiB .* got 256; take a smaller"
     with pytest.raises(InputError, match=wanted):
         check_tile(256, PUBLISHED_NETWORK, gpu)
     check_tile(256, PUBLISHED_NETWORK, torch.device("cpu"))
