@@ -15,7 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from torch import nn
 
+from avader.mixture.sample import mixture_arrays, sample
+from avader.model.vade import VaDE
 from avader.training.precision import has_native_bfloat16
 
 
@@ -62,6 +65,24 @@ def seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def lit(model: VaDE) -> VaDE:
+    """The model, of random weights, its last layer such that images are as bright as galaxies.
+
+    Else they are nearly black, and compress to nothing: their mean and standard deviation become
+    about those of images of the published model (0.11 and 0.1).
+    """
+    decoder, mixture = model.decoder, mixture_arrays(model.mixture())
+    z, _ = sample(mixture, count=64, seed=0)
+    last, decoder.last = decoder.last, nn.Identity()
+    with torch.no_grad():
+        images = model.decode(torch.from_numpy(z))
+        factor = 0.1 / images.std()
+        decoder.output.weight *= factor
+        decoder.output.bias.fill_(0.11 - factor * images.mean())
+    decoder.last = last
+    return model
 
 
 def peak_memory() -> int:

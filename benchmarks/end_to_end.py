@@ -22,15 +22,15 @@ import torch
 
 import avader
 from avader.api import Model
-from avader.config import ClassifySettings, GenerateSettings, PackSettings
+from avader.config import ClassifySettings, GenerateSettings, ImportPublishedSettings, PackSettings
 from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.vade import VaDE
-from avader.pipelines import classify, generate, pack
+from avader.pipelines import classify, generate, import_published, pack
 from avader.recipe import PUBLISHED_NETWORK, PUBLISHED_PREPROCESSING
-from benchmarks.common import cutouts, last_line, machine, options, seconds
+from benchmarks.common import cutouts, last_line, lit, machine, options, real_data, seconds
 
 CORES = os.cpu_count() or 1
 # These cutouts are at half the published scale: the central 96 px are the published 192.
@@ -63,10 +63,20 @@ def main() -> None:
     last_line(images=count, cutouts=origin, ray_start_s=ray_start, machine=machine(), **figures)
 
 
+def write_published(folder: Path) -> str:
+    """The published model where AVADER_REAL_DATA has its weights, else random ones of its sizes."""
+    data = real_data()
+    if data is None:
+        return write_published_sizes(folder)
+    weights = str(data / "astrovader_published" / "saved_weights.h5")
+    import_published.run(ImportPublishedSettings(weights=weights, out=str(folder)))
+    return str(folder)
+
+
 def write_published_sizes(folder: Path) -> str:
-    """The published network's sizes with random weights: speed does not depend on them."""
+    """The published network's sizes with random weights: speed hardly depends on them."""
     torch.manual_seed(0)
-    model = VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4)
+    model = lit(VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4))
     config = model_config(model, PREPROCESSING)
     write_model(str(folder), config=config, tensors=model_tensors(model), card={})
     return str(folder)

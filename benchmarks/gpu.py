@@ -3,11 +3,14 @@
     python -m benchmarks.gpu [--quick] [--device cuda|cpu] [--tiles 256]
 
 Images per second of encode (uint8 images in memory to latents), of decode (latents to uint8 images
-in memory) and of decode to Parquet (drawn, decoded, compressed, written: what `generate` does),
-by precision and tile. Beside each: its share of the largest matrix product's speed measured here,
-by the operations of the network as it was trained, and its share of the device's copy bandwidth,
-by the bytes of every layer's input and output. The weights are random, on which no speed depends
-but Parquet's. Needs torch, numpy, pyarrow and avader, not ray. The last line is JSON.
+in memory) and of decode to Parquet, by precision and tile. To Parquet one process draws, decodes,
+compresses and writes, with threads around one engine; `generate` has worker processes of Ray for
+all but the drawing and decoding, which get shards through its object store. Beside each figure: its
+share of the largest matrix product's speed measured here, by the operations of the network as it
+was trained, and its share of the device's copy bandwidth, by the bytes of every layer's input and
+output. The weights are random, on which no speed depends but Parquet's; images are as bright as
+galaxies and compress about as far. Needs torch, numpy, pyarrow and avader, not ray. The last line
+is JSON.
 """
 
 import argparse
@@ -34,7 +37,7 @@ from avader.mixture.sample import mixture_arrays, sample
 from avader.model.vade import VaDE
 from avader.plan import Unit, unit_name
 from avader.recipe import PUBLISHED_NETWORK
-from benchmarks.common import last_line, machine, peak_memory, seconds
+from benchmarks.common import last_line, lit, machine, peak_memory, seconds
 
 SKY = 10**8
 SHARD = 10_000
@@ -72,7 +75,7 @@ def main() -> None:
         raise SystemExit("wanted a GPU, got none; --quick tries the script on CPUs")
     device = torch.device(given.device)
     torch.manual_seed(0)
-    model = VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4)
+    model = lit(VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}; {machine()}")
     peak = peaks(device, side=512 if given.quick else 8192)

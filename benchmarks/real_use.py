@@ -27,10 +27,10 @@ import ray
 from astropy.table import Table
 
 import avader
-from avader.config import GenerateSettings, ImportPublishedSettings, VerifySettings
-from avader.pipelines import generate, import_published, verify
+from avader.config import GenerateSettings, VerifySettings
+from avader.pipelines import generate, verify
 from benchmarks.common import last_line, machine, real_data, seconds
-from benchmarks.end_to_end import CORES, write_published_sizes
+from benchmarks.end_to_end import CORES, write_published
 from tests.s3 import S3Server, s3_server
 
 SHARD = 5000
@@ -46,7 +46,7 @@ def main() -> None:
     figures: dict[str, Any] = {"count": count, "precision": given.precision}
     with tempfile.TemporaryDirectory() as name, s3_server(Path(name), megabytes=ROOM) as server:
         os.environ.update(server.environment())
-        model, out = _model(Path(name)), f"{server.uri}/sky"
+        model, out = write_published(Path(name) / "model"), f"{server.uri}/sky"
         ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
         settings = GenerateSettings(
             model=model,
@@ -80,16 +80,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=200_000, help="objects")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     return parser.parse_args()
-
-
-def _model(folder: Path) -> str:
-    """The published model, or one of its sizes."""
-    data = real_data()
-    if data is None:
-        return write_published_sizes(folder / "model")
-    weights = str(data / "astrovader_published" / "saved_weights.h5")
-    import_published.run(ImportPublishedSettings(weights=weights, out=str(folder / "model")))
-    return str(folder / "model")
 
 
 def _sums(index: np.ndarray, pixels: np.ndarray) -> Found:
