@@ -122,19 +122,19 @@ def _stores(model: str, folder: Path, count: int, *, rounds: int) -> Figures:
     figures: Figures = {"objects": count, "rounds": rounds, "start_s": start}
     for name, times in took.items():
         over = "bare" if not name.endswith("_truth") else name.removesuffix("_truth")
-        lost = [0.0 if name == "bare" else start, 0.0 if over == "bare" else start]
         pairs = list(zip(took[over], times, strict=True))
         ratios = [base / time_ for base, time_ in pairs]
-        steady = median((base - lost[1]) / (time_ - lost[0]) for base, time_ in pairs)
-        figures |= {
-            name: count / median(times),
-            f"{name}_over_{over}": median(ratios),
-            f"{name}_over_{over}_besides_start": steady,
-        }
-        print(
+        figures |= {name: count / median(times), f"{name}_over_{over}": median(ratios)}
+        line = (
             f"{name:13} {count / median(times):8.1f} images/s, {median(ratios):.3f} of {over} "
-            f"({min(ratios):.3f} to {max(ratios):.3f}), {steady:.3f} besides the start"
+            f"({min(ratios):.3f} to {max(ratios):.3f})"
         )
+        if name != "bare" and min(times) > 3 * start:  # else nothing is left to be compared
+            before = 0.0 if over == "bare" else start
+            steady = median((base - before) / (time_ - start) for base, time_ in pairs)
+            figures[f"{name}_besides_start"] = steady
+            line += f", {steady:.3f} besides the start"
+        print(line)
     return figures
 
 
