@@ -28,11 +28,13 @@ def small_disk(tmp_path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("store", ["images", "encoded"])
-def test_generate_says_so_and_goes_on_once_there_is_room(small_disk, tmp_path, store):
+@pytest.mark.parametrize(
+    ("store", "count"), [("images", 20_000), ("encoded", 20_000), ("recipe", 400_000)]
+)
+def test_generate_says_so_and_goes_on_once_there_is_room(small_disk, tmp_path, store, count):
     model, out = write_tiny_model(tmp_path / "model"), small_disk / "sky"
     settings = GenerateSettings(
-        model=model, out=str(out), count=20_000, rows_per_shard=1000, workers=1, store=store
+        model=model, out=str(out), count=count, rows_per_shard=count // 20, workers=1, store=store
     )
     with pytest.raises(InputError, match="the disk is full: make room"):
         generate.run(settings)
@@ -43,4 +45,4 @@ def test_generate_says_so_and_goes_on_once_there_is_room(small_disk, tmp_path, s
     grow = ["mount", "-o", "remount,size=64m", str(small_disk)]
     subprocess.run(grow, check=True)
     generate.run(settings)
-    assert avader.open_catalogue(str(out)).manifest.totals["rows"] == 20_000
+    assert avader.open_catalogue(str(out)).manifest.totals["rows"] == count

@@ -1,6 +1,7 @@
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 import avader
 from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
@@ -166,6 +167,21 @@ def test_manifest_says_how_to_make_it_again(model, tmp_path):
 def test_a_component_that_is_not_there(model, tmp_path, components):
     with pytest.raises(InputError, match="wanted distinct numbers from 0 to 3"):
         made(model, tmp_path / "c", count=5, components=components)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("component", [COMPONENTS, 9])
+def test_counts_of_a_component_that_is_not_there(model, tmp_path, component):
+    wanted = f"counts: wanted components from 0 to 3, got {component}"
+    with pytest.raises(InputError, match=wanted):
+        made(model, tmp_path / "c", counts={0: 5, component: 5})
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("given", [{"count": 0}, {"counts": {0: 0}}, {"counts": {0: 5, 1: 0}}])
+def test_a_count_of_nothing(model, tmp_path, given):
+    with pytest.raises(ValidationError, match=r"count: wanted objects|greater than 0"):
+        made(model, tmp_path / "c", **given)
     assert not (tmp_path / "c").exists()
 
 
