@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -24,6 +26,8 @@ from avader.pipelines.attempts import TRIES
 from avader.plan import Plan, Receipt, Unit
 
 STDERR = 2
+ALIGNED = 64
+"""Bytes that Arrow aligns buffers to."""
 
 Do = Callable[[Unit, Any], Any]
 """Of a unit and what the stage before made of it: what this stage makes."""
@@ -135,14 +139,51 @@ class _ProblemError(Exception):
 
 
 def block_of(unit: Unit, made: Any, problem: str = "") -> pa.Table:
-    """A unit on its way."""
-    value = pa.array([pickle.dumps(made)], pa.large_binary())
-    return pa.table({"unit": [json.dumps(asdict(unit))], "problem": [problem], "value": value})
+    """A unit on its way. What was made of it is copied once, as a pickle and its large buffers."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(made, protocol=5, buffer_callback=buffers.append)
+    parts = [memoryview(head), *(buffer.raw() for buffer in buffers)]
+    return pa.table(
+        {
+            "unit": [json.dumps(asdict(unit))],
+            "problem": [problem],
+            "sizes": [[len(part) for part in parts]],
+            "value": _joined(parts),
+        }
+    )
+
+
+def _joined(parts: Sequence[memoryview]) -> pa.Array:
+    """One value of all parts, each from a multiple of ALIGNED bytes on."""
+    starts = _starts([len(part) for part in parts])
+    data = np.zeros(starts[-1], np.uint8)
+    for start, part in zip(starts, parts, strict=False):
+        data[start : start + len(part)] = np.frombuffer(part, np.uint8)
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(data)])
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    """Where parts of these sizes begin, and where the last one ends with what fills it up."""
+    return [0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes)]
 
 
 def _opened(block: pa.Table) -> tuple[Unit, Any]:
+    """The unit, and what was made of it, whose buffers are the block's own."""
     unit = Unit(**json.loads(block["unit"][0].as_py()))
-    return unit, pickle.loads(block["value"][0].as_buffer())
+    value, sizes = _bytes_of(block["value"].chunk(0)), block["sizes"][0].as_py()
+    parts = [
+        value[start : start + size] for start, size in zip(_starts(sizes), sizes, strict=False)
+    ]
+    return unit, pickle.loads(parts[0], buffers=parts[1:])
+
+
+def _bytes_of(values: pa.Array) -> memoryview:
+    """The first of some binary values. Not by a scalar, which would be a copy."""
+    values = values.cast(pa.large_binary())
+    _, ends, data = values.buffers()
+    first, last = np.frombuffer(ends, np.int64)[values.offset : values.offset + 2]
+    return memoryview(data)[first:last]
 
 
 def outcome_of(block: pa.Table) -> Outcome:

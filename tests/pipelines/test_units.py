@@ -9,13 +9,14 @@ import weakref
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from avader.catalogue import rows
 from avader.errors import InputError, UnfinishedError
 from avader.io import shards
-from avader.pipelines import units
+from avader.pipelines import stages, units
 from avader.pipelines.cluster import Pool
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Outcome, Stage, UnitRows, write_stage
@@ -51,6 +52,20 @@ def finish(out, do=None, *, reading=None, count=COUNT, limit=60.0, apart=False):
 def content(unit: Unit, read: str) -> UnitRows:
     assert read == unit.name
     return UnitRows(1, pa.table({"unit": [unit.name]}), rows.reject_table([], unit.name))
+
+
+def test_rows_travel_without_being_pickled():
+    """They are copied once on the way in, and not at all on the way out."""
+    pixels = np.arange(300_000) % 251
+    made = UnitRows(3, pa.table({"pixel": pixels, "name": ["a"] * 300_000}), pa.table({"x": [1]}))
+    block = stages.block_of(Unit("u", {"path": "p"}), made)
+    unit, opened = stages._opened(block)
+    assert (unit, opened) == (Unit("u", {"path": "p"}), made)
+    held = block["value"].chunk(0).buffers()[2]
+    for column in opened.table.columns:
+        for buffer in filter(None, column.chunk(0).buffers()):
+            assert held.address <= buffer.address < held.address + held.size
+            assert (buffer.address - held.address) % 64 == 0
 
 
 def fails(folder: Path, how, *, times: int = 100):
