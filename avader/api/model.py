@@ -135,9 +135,9 @@ def load_model(
 ) -> Model:
     """The model in a folder: a local path or a URI such as s3://bucket/folder.
 
-    device: torch's name, such as cpu or cuda. precision: float32, or bfloat16 (faster; changes
-    probabilities slightly). tile: images computed at once. Raises InputError for a folder that
-    is no whole model and for a device that is not there.
+    device: torch's name, such as cpu or cuda. precision: float32, or bfloat16, faster where the
+    device has it natively, which changes probabilities slightly. tile: images computed at once.
+    Raises InputError for a folder that is no whole model and for a device that is not there.
     """
     files = models.read_model(uri)
     model = build_model(parse_config(files.config), files.tensors)

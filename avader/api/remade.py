@@ -61,7 +61,7 @@ class Remaker:
     @property
     def _drawn_on(self) -> str:
         """Device that the catalogue was drawn on, or cpu where this machine has none such."""
-        on_gpu = self.held.settings["device"] == "gpu" and torch.cuda.is_available()
+        on_gpu = self.held.settings.get("device") == "gpu" and torch.cuda.is_available()
         return "cuda" if on_gpu else "cpu"
 
     def _psf(self) -> Kernel | None:
@@ -109,7 +109,7 @@ class Remaker:
     def images(self, drawn: Columns) -> NDArray[np.uint8]:
         """Images (B, C, H, W) of drawn objects, as they are stored or would be."""
         settings = self.held.settings
-        if settings["truth"] and settings["store"] != "recipe":
+        if settings.get("truth") and settings.get("store") != "recipe":
             # They came from one computation with their measures, which a GPU compiles as a whole.
             return self.sky.measured_images(drawn)[0]
         return self.sky.images(drawn)

@@ -51,7 +51,6 @@ class Stream(IterableDataset[Batch]):
         seed: int,
         shuffle: bool,
         share: tuple[int, int],
-        device: str,
     ) -> None:
         """As torch_dataset takes them."""
         catalogue.check_synthetic()
@@ -62,7 +61,8 @@ class Stream(IterableDataset[Batch]):
                 f"{share}"
             )
         self.catalogue, self.batch, self.seed = catalogue, batch, seed
-        self.shuffle, self.share, self.device = shuffle, share, device
+        self.shuffle, self.share = shuffle, share
+        self.device = catalogue.remaker.device or "cpu"
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -151,8 +151,8 @@ def torch_dataset(
     opened with. Raises InputError for a catalogue that is not synthetic.
     """
     if isinstance(catalogue, str):
-        catalogue = open_catalogue(catalogue)
-    of = catalogue.remaker
-    device = device or of.device or "cpu"
-    catalogue = Catalogue(catalogue.manifest, model=of.model, device=device)
-    return Stream(catalogue, batch=batch, seed=seed, shuffle=shuffle, share=share, device=device)
+        catalogue = open_catalogue(catalogue, device=device)
+    elif device is not None:
+        model = catalogue.remaker.model
+        catalogue = Catalogue(catalogue.manifest, model=model, device=device)
+    return Stream(catalogue, batch=batch, seed=seed, shuffle=shuffle, share=share)

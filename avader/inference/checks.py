@@ -10,10 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from avader.errors import InputError
-from avader.recipe import Network
-
-LANES = 2
-"""Tiles under way on a GPU."""
 
 
 def check_device(name: str) -> torch.device:
@@ -50,22 +46,6 @@ def check_precision(name: str) -> torch.dtype:
     if name not in types:
         raise InputError(f"precision: wanted {' or '.join(types)}, got {name!r}")
     return types[name]
-
-
-def check_tile(tile: int, network: Network, device: torch.device) -> None:
-    """Raise InputError where a GPU lacks memory for so many images at once.
-
-    A CPU's is counted before any worker starts.
-    """
-    if device.type != "cuda":
-        return
-    free, _ = torch.cuda.mem_get_info(device)
-    most = free // (LANES * network.image_memory)
-    if tile > most:
-        raise InputError(
-            f"tile: wanted at most {most:,} images at once, for which the GPU's {free / 2**30:.1f} "
-            f"GiB of free memory have room, got {tile:,}; take a smaller one"
-        )
 
 
 def check_images(images: NDArray[Any], *, shape: tuple[int, int, int]) -> None:

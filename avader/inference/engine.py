@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from avader.inference.checks import check_device, check_precision, check_tile
+from avader.inference.checks import check_device, check_precision
 from avader.inference.folding import fast_decoder, fast_encoder
-from avader.inference.lanes import Compute, Lanes
+from avader.inference.lanes import Compute, Lanes, check_tile
 from avader.mixture.gaussian import (
     GaussianMixture,
     integrated_responsibilities,

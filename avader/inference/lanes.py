@@ -17,8 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avader.inference.checks import LANES
+from avader.errors import InputError
+from avader.recipe import Network
 
+LANES = 2
+"""Tiles under way."""
 # A library may choose its kernels and take its work space on the first calls; not while captured.
 FIRST_CALLS = 2
 # No choice of kernels by time.
@@ -28,6 +31,22 @@ OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {
 }
 
 Compute = Callable[[Tensor], Tensor]
+
+
+def check_tile(tile: int, network: Network, device: torch.device) -> None:
+    """Raise InputError where a GPU lacks memory for so many images at once.
+
+    A CPU's is counted before any worker starts.
+    """
+    if device.type != "cuda":
+        return
+    free, _ = torch.cuda.mem_get_info(device)
+    most = free // (LANES * network.image_memory)
+    if tile > most:
+        raise InputError(
+            f"tile: wanted at most {most:,} images at once, for which the GPU's {free / 2**30:.1f} "
+            f"GiB of free memory have room, got {tile:,}; take a smaller one"
+        )
 
 
 class Lane:

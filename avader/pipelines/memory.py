@@ -29,7 +29,7 @@ GPU = 4096 * MIB
 """What CUDA takes of a machine's memory for a process. Assumed."""
 HELPERS, HELPER, HELPER_COPIES = 4, 448 * MIB, 5.0
 """Processes that read and write for a worker with a GPU, and what each of them takes: besides
-itself the file that was read, the unit as a table, pickled, and twice as Ray's block."""
+itself the file that was read, the unit as a table, joined to be sent, and twice as Ray's block."""
 TEXT = 32
 """Bytes of an id or a name, its place among the others included."""
 

@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avader.errors import InputError
-from avader.inference.checks import check_compiler, check_device, check_tile
+from avader.inference.checks import check_compiler, check_device
 from avader.inference.engine import DENSITY_TILE, Engine, exact_arithmetic
+from avader.inference.lanes import check_tile
 from avader.model.vade import VaDE
 from avader.recipe import PUBLISHED_NETWORK, Network
 

@@ -308,6 +308,12 @@ def test_a_gpu_computes_in_its_own_memory():
     assert network_bytes(network, tile=256, device="gpu") == 0 < network_bytes(network, tile=16)
 
 
+def test_the_decoders_filters_count():
+    network = PUBLISHED_NETWORK.model_dump()
+    wide = {**network, "decoder_filters": (256, 64, 16)}
+    assert network_bytes(wide, tile=16) == 4 * network_bytes(network, tile=16)
+
+
 def test_rows_that_are_joined_count_as_arrow_holds_them():
     table = classified(500)
     units = [Unit(name, {"parts": [{"rows": rows}]}) for name, rows in (("a", 20), ("b", 500))]
