@@ -22,13 +22,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first round's seed")
     given = parser.parse_args(arguments)
-    tally = Tally()
+    tally, wanted = Tally(), rounds(given.rounds, given.first)
     with tempfile.TemporaryDirectory() as folder:
         server, work = Path(folder) / "s3", Path(folder) / "work"
         server.mkdir()
         work.mkdir()
-        with s3_server(server) as s3, world(work, s3) as around:
-            for round_ in rounds(given.rounds, given.first):
+        names = {round_.place for round_ in wanted}
+        with s3_server(server) as s3, world(work, s3, names) as around:
+            for round_ in wanted:
                 print(do(round_, around, tally), flush=True)
     print(tally.line())
     return 0 if tally.sound else 1

@@ -3,7 +3,7 @@
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +87,8 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, server: S3Server) -> Iterator[World]:
-    """A world within a block, every verb done once in each place, undisturbed.
+def world(folder: Path, server: S3Server, names: Collection[str]) -> Iterator[World]:
+    """A world within a block, every verb done once in each of these places, undisturbed.
 
     All that it starts, and this process, find S3 behind the proxy.
     """
@@ -104,15 +104,18 @@ def world(folder: Path, server: S3Server) -> Iterator[World]:
         stack.callback(cluster.shutdown)
         machines = Machines(cluster)
         environment = {"RAY_ADDRESS": machines.address}
-        places = _places(folder, server, environment)
+        places = _places(folder, server, names, environment)
         yield World(places, machines, proxy, environment)
 
 
-def _places(folder: Path, server: S3Server, environment: dict[str, str]) -> dict[str, Place]:
+def _places(
+    folder: Path, server: S3Server, names: Collection[str], environment: dict[str, str]
+) -> dict[str, Place]:
     source = survey(folder)
     (folder / "place").mkdir()
     places = Place(str(folder / "place")), Bucket(f"{server.uri}/chaos", server)
-    return {place.name: place.make(source, environment) for place in places}
+    wanted = [place for place in places if place.name in names]
+    return {place.name: place.make(source, environment) for place in wanted}
 
 
 @contextmanager

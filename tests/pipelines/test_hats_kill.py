@@ -18,7 +18,7 @@ from avader.pipelines import verify
 from tests.skies import at, grow_sky, numbered, patch, write_sky
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
-COUNT, ROWS = 1500, 40
+COUNT, ROWS = 700, 40
 OPTIONS = ["--rows-per-pixel", str(ROWS), "--workers", "2"]
 
 
@@ -88,20 +88,20 @@ def place(request, tmp_path, s3) -> Place:
 
 @pytest.mark.parametrize("place", ["S3"], indirect=True)
 def test_killed_twice(place):
-    write_sky(f"{place.root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.28)), limit=ROWS)
+    write_sky(f"{place.root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.19)), limit=ROWS)
     place.run("whole")
     killed_twice(place, "avader_10arcs", "")
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
 def test_killed_twice_as_it_grows(place):
-    table = at(patch(800, ra=45, dec=0, width=0.2))
-    write_sky(f"{place.root}/sky", numbered(table, 0, 400), limit=ROWS)
+    table = at(patch(500, ra=45, dec=0, width=0.16))
+    write_sky(f"{place.root}/sky", numbered(table, 0, 250), limit=ROWS)
     place.run("whole")
     before = place.contents("whole")
     for path, data in before.items():
         storage.write_bytes(f"{place.root}/killed/{path}", data)
-    grow_sky(f"{place.root}/sky", numbered(table, 400), limit=ROWS)
+    grow_sky(f"{place.root}/sky", numbered(table, 250), limit=ROWS)
     place.run("whole")
     killed_twice(place, "avader_10arcs_000002", "/increments/000002")
     after = place.contents("killed")

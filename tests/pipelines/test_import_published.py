@@ -147,7 +147,7 @@ def test_samples_lie_where_the_mixture_says(published):
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_samples_look_as_the_paper_has_them(published):
-    z, component = published.sample(1500, 0)
+    z, component = published.sample(1000, 0)
     total = above = agree = 0.0
     for at in range(0, len(z), 500):
         images = published.decode(z[at : at + 500])

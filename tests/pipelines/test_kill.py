@@ -52,26 +52,20 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("verb", "at"),
-    # at: units that are done when the driver is killed.
-    [("classify", [8]), pytest.param("generate", [3, 15], marks=pytest.mark.long)],
-)
-def test_killed_driver(verbs, verb, at, tmp_path):
+@pytest.mark.parametrize("verb", ["classify", pytest.param("generate", marks=pytest.mark.long)])
+def test_killed_driver(verbs, verb, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(*verbs[verb], "--out", str(whole)), check=True, capture_output=True)
     again = command(*verbs[verb], "--out", str(killed))
-    units, rounds = len(done(whole)), 0
+    units = len(done(whole))
     assert units >= 40
-    for wanted in at:
-        process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(done(killed)) < wanted:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        rounds += 0 < len(done(killed)) < units
-        assert not (killed / "manifest.json").exists()
-    assert rounds == len(at), "the driver was not killed in mid-run"
+    process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(done(killed)) < 8:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < len(done(killed)) < units, "the driver was not killed in mid-run"
+    assert not (killed / "manifest.json").exists()
     ended = subprocess.run(again, check=True, capture_output=True, text=True)
     assert "taking over from process" in ended.stdout
     assert "going on:" in ended.stdout
