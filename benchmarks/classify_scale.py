@@ -67,7 +67,7 @@ assert "ray" not in sys.modules
 def main() -> None:
     """Run every part and print its figures."""
     given = _options()
-    few, units = given.quick, given.units or (400 if given.quick else 10_000)
+    few, units = given.quick, given.units or (200 if given.quick else 10_000)
     ray_start = seconds(
         lambda: ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
     )

@@ -73,7 +73,8 @@ def main() -> None:
         model = write_published(folder / "model")
         figures |= _memory(folder / "memory", 20 if few else 1000)
         figures |= _recipe(model, str(folder / "recipe"), 200_000 if few else 10_000_000)
-        figures |= _stores(model, folder / "stores", given.objects, rounds=given.rounds)
+        stores = dict([*STORES.items()][::3]) if few else STORES
+        figures |= _stores(model, folder / "stores", stores, given.objects, rounds=given.rounds)
     weights = "random" if real_data() is None else "published"
     last_line(machine=machine(), weights=weights, **figures)
 
@@ -91,19 +92,21 @@ def _options() -> argparse.Namespace:
     return given
 
 
-def _stores(model: str, folder: Path, count: int, *, rounds: int) -> Figures:
+def _stores(
+    model: str, folder: Path, stores: Mapping[str, Mapping[str, Any]], count: int, *, rounds: int
+) -> Figures:
     """Every store and the bare engine, in turn."""
     z, _ = avader.load_model(model).sample(count, 0)
     folder.mkdir()
     np.save(folder / "z.npy", z)
-    took: dict[str, list[float]] = {name: [] for name in ("bare", "start", *STORES)}
+    took: dict[str, list[float]] = {name: [] for name in ("bare", "start", *stores)}
 
     def drawn(name: str, objects: int, **store: Any) -> float:
         settings = GenerateSettings(
             model=model,
             out=str(folder / name),
             count=objects,
-            rows_per_shard=max(1, objects // (5 * CORES)),
+            rows_per_shard=max(1, objects // (20 * CORES)),
             workers=CORES,
             **store,
         )
@@ -115,7 +118,7 @@ def _stores(model: str, folder: Path, count: int, *, rounds: int) -> Figures:
         for number in range(rounds):
             took["bare"].append(bare())
             took["start"].append(drawn(f"start-{number}", CORES))
-            for name, store in STORES.items():
+            for name, store in stores.items():
                 took[name].append(drawn(f"{name}-{number}", count, **store))
     start = median(took.pop("start"))
     print(f"workers' start {start:.1f} s")
