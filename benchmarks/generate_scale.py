@@ -1,6 +1,6 @@
 """What does a synthetic sky cost beside the decoder's own work?
 
-    python -m benchmarks.generate_scale [--quick] [--objects 16000] [--rounds 3]
+    python -m benchmarks.generate_scale [--quick] [--objects 16000] [--rounds 3] [--stores ...]
 
 On a Ray that is up already; its start is printed apart. The published model (random weights of its
 sizes, where AVADER_REAL_DATA has none), one process a core with one thread each, also for the bare
@@ -73,8 +73,7 @@ def main() -> None:
         model = write_published(folder / "model")
         figures |= _memory(folder / "memory", 20 if few else 1000)
         figures |= _recipe(model, str(folder / "recipe"), 200_000 if few else 10_000_000)
-        stores = dict([*STORES.items()][::3]) if few else STORES
-        figures |= _stores(model, folder / "stores", stores, given.objects, rounds=given.rounds)
+        figures |= _stores(model, folder / "stores", given)
     weights = "random" if real_data() is None else "published"
     last_line(machine=machine(), weights=weights, **figures)
 
@@ -86,16 +85,18 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="at most 60 s, rough figures")
     parser.add_argument("--objects", type=int, default=16_000, help="of each store's run")
     parser.add_argument("--rounds", type=int, default=3, help="of all stores")
+    names = [*STORES]
+    parser.add_argument("--stores", nargs="+", choices=names, default=names, help="all")
     given = parser.parse_args()
     if given.quick:
-        given.objects, given.rounds = 64, 1
+        given.objects, given.rounds, given.stores = 64, 1, ["images", "images_truth"]
     return given
 
 
-def _stores(
-    model: str, folder: Path, stores: Mapping[str, Mapping[str, Any]], count: int, *, rounds: int
-) -> Figures:
-    """Every store and the bare engine, in turn."""
+def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
+    """Every store that is asked for and the bare engine, in turn."""
+    count, rounds = given.objects, given.rounds
+    stores = {name: STORES[name] for name in given.stores}
     z, _ = avader.load_model(model).sample(count, 0)
     folder.mkdir()
     np.save(folder / "z.npy", z)
@@ -124,7 +125,8 @@ def _stores(
     print(f"workers' start {start:.1f} s")
     figures: Figures = {"objects": count, "rounds": rounds, "start_s": start}
     for name, times in took.items():
-        over = "bare" if not name.endswith("_truth") else name.removesuffix("_truth")
+        without = name.removesuffix("_truth")
+        over = without if without != name and without in took else "bare"
         pairs = list(zip(took[over], times, strict=True))
         ratios = [base / time_ for base, time_ in pairs]
         figures |= {name: count / median(times), f"{name}_over_{over}": median(ratios)}

@@ -16,7 +16,7 @@ from avader.model.published import read_published
 from avader.synthetic.noise import Noise
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
-ROWS = 2000
+ROWS = 1000
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def published(real_data, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def galaxies(real_data, published, tmp_path_factory) -> dict[str, str]:
-    """Folders of 2,000 Galaxy Zoo cutouts packed and classified with the published weights."""
+    """Folders of 1,000 Galaxy Zoo cutouts packed and classified with the published weights."""
     folder = tmp_path_factory.mktemp("galaxies")
     table = pq.read_table(real_data / "galaxy_zoo_5class.parquet").slice(0, ROWS)
     pq.write_table(table, folder / "zoo.parquet")
