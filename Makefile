@@ -68,8 +68,10 @@ lint: .venv/.test
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
+# Two files of tests at a time: else Ray's workers, which give way to all others, would stand still.
+test: export RAY_worker_niceness = 0
 test: lint
-	@$(BIN)/pytest -m "not long"
+	@$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile
 
 test-long: .venv/.test
 	@$(BIN)/pytest -m long --timeout 1200
