@@ -14,8 +14,8 @@ export RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO = 0
 
 help:
 	@echo "make demo       the whole way on a mock survey, under demo/ (about 10 minutes)"
-	@echo "make test       lint, types, import law, tests (about 10 minutes)"
-	@echo "make test-long  the slower tests: real galaxies, cluster jobs, kills (about 30 minutes)"
+	@echo "make test       lint, types, import law, tests (10 to 20 minutes)"
+	@echo "make test-long  the slower tests: real galaxies, cluster jobs, kills (30 to 60 minutes)"
 	@echo "make test-chaos 20 rounds of killed drivers, workers and machines (at most 50 minutes)"
 	@echo "make fuzz       20,000 mutated images and tables; the last line says how they ended"
 	@echo "make clean-demo remove demo/, to start it anew"
@@ -68,7 +68,7 @@ lint: .venv/.test
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 
-# Two files of tests at a time: else Ray's workers, which give way to all others, would stand still.
+# Two files of tests at a time. Ray's workers give way to every other process, unless told not to.
 test: export RAY_worker_niceness = 0
 test: lint
 	@$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile

@@ -75,7 +75,7 @@ def model(real_data) -> VaDE:
 
 @pytest.fixture(scope="module")
 def exact(real_data, model) -> Exact:
-    keep_freed_memory()  # float64 takes half the time
+    keep_freed_memory()  # else page faults take a third of float64's time
     # These cutouts are at half the published scale: the central 96 px are the published 192.
     wanted = PUBLISHED_PREPROCESSING.model_copy(update={"crop": 96})
     table = pq.read_table(real_data / "galaxy_zoo_5class.parquet", columns=["image"])
