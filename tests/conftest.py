@@ -14,6 +14,7 @@ settings.load_profile("avader")
 # Before anything starts Ray: see "what bites first" of Ray 2.60 in the design notes.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
 
 pytest_plugins = ["tests.s3"]

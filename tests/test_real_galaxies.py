@@ -16,7 +16,7 @@ from avader.model.published import read_published
 from avader.synthetic.noise import Noise
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("ray_session")]
-ROWS = 1000
+ROWS = 500
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,13 @@ def published(real_data, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def galaxies(real_data, published, tmp_path_factory) -> dict[str, str]:
-    """Folders of 1,000 Galaxy Zoo cutouts packed and classified with the published weights."""
+    """Folders of 500 Galaxy Zoo cutouts packed and classified with the published weights."""
     folder = tmp_path_factory.mktemp("galaxies")
     table = pq.read_table(real_data / "galaxy_zoo_5class.parquet").slice(0, ROWS)
     pq.write_table(table, folder / "zoo.parquet")
     data, catalogue = str(folder / "packed"), str(folder / "catalogue")
     # These cutouts are at half the published scale: the central 96 px are the published 192.
-    packing = ["--like", published, "--preprocessing.crop", "96", "--rows-per-shard", "250"]
+    packing = ["--like", published, "--preprocessing.crop", "96", "--rows-per-shard", "125"]
     assert main(["pack", "--source", str(folder / "zoo.parquet"), "--out", data, *packing]) == 0
     classifying = ["--model", published, "--data", data, "--accept-mismatch", "crop"]
     assert main(["classify", *classifying, "--out", catalogue]) == 0
@@ -123,16 +123,16 @@ def test_noise_of_the_published_model(real_data, galaxies, tmp_path):
 
 @pytest.fixture(scope="module")
 def sky(real_data, published, tmp_path_factory) -> dict[str, str]:
-    """Folders of 600 SDSS cutouts packed by pixels, classified, and made a HATS collection."""
+    """Folders of 300 SDSS cutouts packed by pixels, classified, and made a HATS collection."""
     folder = tmp_path_factory.mktemp("sky")
     names = ("source.parquet", "packed", "catalogue", "hats")
     source, data, catalogue, hats = (str(folder / name) for name in names)
-    pq.write_table(pq.read_table(real_data / "sdss_cutouts_200.parquet").slice(0, 600), source)
+    pq.write_table(pq.read_table(real_data / "sdss_cutouts_200.parquet").slice(0, 300), source)
     packing = ["--source", source, "--like", published, "--preprocessing.crop", "0"]
     assert main(["pack", *packing, "--out", data]) == 0
     classifying = ["--model", published, "--data", data, "--accept-mismatch", "crop"]
     assert main(["classify", *classifying, "--no-reconstruction", "--out", catalogue]) == 0
-    assert main(["hats", "--catalogue", catalogue, "--rows-per-pixel", "150", "--out", hats]) == 0
+    assert main(["hats", "--catalogue", catalogue, "--rows-per-pixel", "75", "--out", hats]) == 0
     return {"source": source, "packed": data, "catalogue": catalogue, "hats": hats}
 
 
@@ -142,8 +142,8 @@ def test_positions_are_carried(sky):
     opened = avader.open_catalogue(sky["catalogue"])
     original = pq.read_table(sky["source"], columns=["object_id", "ra", "dec"])
     packed = avader.open_catalogue(sky["packed"])
-    assert packed.manifest.totals["rows_in"] == original.num_rows == 600
-    assert opened.manifest.totals["rows_in"] == packed.manifest.totals["rows"] > 500
+    assert packed.manifest.totals["rows_in"] == original.num_rows == 300
+    assert opened.manifest.totals["rows_in"] == packed.manifest.totals["rows"] > 250
     table = opened.to_arrow(["object_id", "ra", "dec", "_healpix_29", "reconstruction_error"])
     refused = set(opened.rejects()["object_id"].to_pylist())
     refused |= set(packed.rejects()["object_id"].to_pylist())
@@ -165,7 +165,7 @@ def test_lsdb_finds_what_lies_in_a_cone(sky):
 
     table = avader.open_catalogue(sky["catalogue"]).to_arrow(["object_id", "ra", "dec"])
     ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
-    centre, radius = (ra[300], dec[300]), 3.0  # degrees
+    centre, radius = (ra[150], dec[150]), 3.0  # degrees
     with dask.config.set(scheduler="synchronous"):
         found = lsdb.open_catalog(sky["hats"]).cone_search(*centre, radius * 3600).compute()
     far = np.degrees(angular_separation(*map(np.radians, (*centre, ra, dec))))

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 # Read when ray.data is imported: without it each execution starts 32 footer readers.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
+# Read by a Ray that starts here. Its processes over one a core end after a second without work: a
+# streamed training had those that read for it begin, and import, several times an epoch.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray
 

@@ -1,4 +1,4 @@
-"""`hats` killed twice in mid-run, on local disk and on S3: the same bytes, which others open."""
+"""`hats` killed in mid-run, on local disk and on S3: the same bytes, which others open."""
 
 import os
 import signal
@@ -19,7 +19,6 @@ from tests.skies import at, grow_sky, numbered, patch, write_sky
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 COUNT, ROWS = 700, 40
-OPTIONS = ["--rows-per-pixel", str(ROWS), "--workers", "2"]
 
 
 @dataclass
@@ -31,8 +30,9 @@ class Place:
 
     def begin(self, out: str, **options) -> subprocess.Popen[str]:
         given = ["--catalogue", f"{self.root}/sky", "--out", f"{self.root}/{out}"]
+        given += ["--rows-per-pixel", str(ROWS), "--workers", "2"]
         return subprocess.Popen(
-            [sys.executable, "-m", "avader", "hats", *given, *OPTIONS],
+            [sys.executable, "-m", "avader", "hats", *given],
             env=os.environ | self.environment,
             text=True,
             **options,
@@ -44,6 +44,11 @@ class Place:
         assert process.returncode == 0, said
         return said
 
+    def whole(self) -> dict[str, bytes]:
+        """What a run that nobody kills writes."""
+        self.run("whole")
+        return self.contents("whole")
+
     def contents(self, out: str) -> dict[str, bytes]:
         below = storage.list_below(self.root, out)
         return {
@@ -52,27 +57,19 @@ class Place:
         }
 
 
-def killed(place: Place, out: str, *, folder: str, units: int) -> bool:
-    """Kill the driver of a run once some units of a folder are done; whether others were not."""
-    process = place.begin(out, stdout=subprocess.DEVNULL)
-    uri = f"{place.root}/{out}{folder}"
+def killed(place: Place, folder: str, whole: dict[str, bytes]) -> None:
+    """Kill a run's driver once some units of a folder are done; the same command makes the rest."""
+    prefix = f"{folder}/rejects/" if folder else "rejects/"
+    units = sum(path.startswith(prefix) for path in whole)
+    uri = f"{place.root}/killed/{folder}".rstrip("/")
+    process = place.begin("killed", stdout=subprocess.DEVNULL)
     while process.poll() is None and len(done_units(uri)) < 3:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not storage.exists(f"{uri}/manifest.json")
-    return 0 < len(done_units(uri)) < units
-
-
-def killed_twice(place: Place, margin: str, folder: str) -> None:
-    """Kill a run in its margin and in its tiles; the same command then makes what is `whole`."""
-    whole = place.contents("whole")
-    margins = sum(path.startswith(f"{margin}/rejects/") for path in whole)
-    tiles = sum(path.startswith(f"{folder}/rejects/".lstrip("/")) for path in whole)
-    assert killed(place, "killed", folder=f"/{margin}", units=margins)
-    assert killed(place, "killed", folder=folder, units=tiles)
-    said = place.run("killed")
-    assert "going on:" in said
+    assert 0 < len(done_units(uri)) < units
+    assert "going on:" in place.run("killed")
     assert place.contents("killed") == whole
     verify.run(VerifySettings(catalogue=f"{place.root}/killed"))
     options = {"anon": False} if place.environment else {}
@@ -87,22 +84,19 @@ def place(request, tmp_path, s3) -> Place:
 
 
 @pytest.mark.parametrize("place", ["S3"], indirect=True)
-def test_killed_twice(place):
+def test_killed_in_its_margin(place):
     write_sky(f"{place.root}/sky", at(patch(COUNT, ra=45, dec=0, width=0.19)), limit=ROWS)
-    place.run("whole")
-    killed_twice(place, "avader_10arcs", "")
+    killed(place, "avader_10arcs", place.whole())
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_killed_twice_as_it_grows(place):
+def test_killed_in_its_tiles_as_it_grows(place):
     table = at(patch(500, ra=45, dec=0, width=0.16))
     write_sky(f"{place.root}/sky", numbered(table, 0, 250), limit=ROWS)
-    place.run("whole")
-    before = place.contents("whole")
+    before = place.whole()
     for path, data in before.items():
         storage.write_bytes(f"{place.root}/killed/{path}", data)
     grow_sky(f"{place.root}/sky", numbered(table, 250), limit=ROWS)
-    place.run("whole")
-    killed_twice(place, "avader_10arcs_000002", "/increments/000002")
+    killed(place, "increments/000002", place.whole())
     after = place.contents("killed")
     assert all(after[path] == before[path] for path in before if path.endswith(".parquet"))

@@ -123,21 +123,15 @@ def command(data: str, out: str, folder: Path, *options: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("place", "wanted"),
-    [("local disk", STATIC), ("S3", ANNEALING)],
-    ids=["local disk", "S3"],
-)
-def test_killed_driver(whole, place, wanted, tmp_path, request):
+def test_killed_driver(whole, s3_uri, tmp_path):
     """The same command again goes on from the last checkpoint."""
-    root = request.getfixturevalue("s3_uri") if place == "S3" else str(tmp_path)
-    data, out = write_packed(f"{root}/packed", images()), f"{root}/model"
+    data, out = write_packed(f"{s3_uri}/packed", images()), f"{s3_uri}/model"
     again = command(data, out, tmp_path)
     process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(out, wanted, lambda: process.poll() is None)
+    wait_for(out, ANNEALING, lambda: process.poll() is None)
     process.kill()
     process.wait()
-    assert phase(position(out)) == phase(wanted), "killed too late"
+    assert phase(position(out)) == phase(ANNEALING), "killed too late"
     assert not storage.exists(f"{out}/card.json")
     ended = subprocess.run(again, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr

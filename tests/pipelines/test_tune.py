@@ -305,12 +305,10 @@ def unfinished_states(out) -> list[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("place", ["local disk", "S3"])
-def test_killed_driver(place, tmp_path, request):
+def test_killed_driver(s3_uri, tmp_path):
     """SIGKILL of the driver in mid-trial, then the same command: ended trials are kept, begun ones
     go on."""
-    root = request.getfixturevalue("s3_uri") if place == "S3" else str(tmp_path)
-    data, out = write_packed(f"{root}/packed", images(400)), f"{root}/out"
+    data, out = write_packed(f"{s3_uri}/packed", images(400)), f"{s3_uri}/out"
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(tomlkit.dumps(SLOW.model_dump(mode="json", exclude_none=True)))
     command = [

@@ -24,7 +24,7 @@ from tests.training.tiny import changed, images
 RECIPE = changed(
     window=20,
     held_out=0.1,
-    schedule={"gamma_epochs": 1, "periods": 1, "annealing_epochs": 1, "static_epochs": 1},
+    schedule={"gamma_epochs": 1, "periods": 1, "annealing_epochs": 1, "static_epochs": 0},
     checkpoint_steps=1,
 )
 SMALL = 40 * 256 / 2**30
