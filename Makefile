@@ -69,12 +69,12 @@ lint: .venv/.test
 	@$(BIN)/mypy
 
 # Two files of tests at a time. Ray's workers give way to every other process, unless told not to.
-test: export RAY_worker_niceness = 0
+test test-long: export RAY_worker_niceness = 0
 test: lint
 	@$(BIN)/pytest -m "not long" --numprocesses 2 --dist loadfile
 
 test-long: .venv/.test
-	@$(BIN)/pytest -m long --timeout 1200
+	@$(BIN)/pytest -m long --timeout 1200 --numprocesses 2 --dist loadfile
 
 test-chaos: .venv/.test
 	@$(BIN)/python -m tests.chaos
