@@ -39,7 +39,7 @@ def test_quick(script):
     measured = [value for value in figures.values() if isinstance(value, float)]
     assert len(measured) > 2
     assert all(math.isfinite(value) and value > -1 for value in measured)
-    assert time.monotonic() - began < 240  # 60 s on a quiet machine
+    assert time.monotonic() - began < 600  # 60 s on a quiet machine; others run beside it here
 
 
 def test_a_finished_run_is_kept_until_its_settings_change(tmp_path):
