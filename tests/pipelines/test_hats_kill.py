@@ -59,9 +59,8 @@ class Place:
 
 def killed(place: Place, folder: str, whole: dict[str, bytes]) -> None:
     """Kill a run's driver once some units of a folder are done; the same command makes the rest."""
-    prefix = f"{folder}/rejects/" if folder else "rejects/"
-    units = sum(path.startswith(prefix) for path in whole)
-    uri = f"{place.root}/killed/{folder}".rstrip("/")
+    units = sum(path.startswith(f"{folder}/rejects/") for path in whole)
+    uri = f"{place.root}/killed/{folder}"
     process = place.begin("killed", stdout=subprocess.DEVNULL)
     while process.poll() is None and len(done_units(uri)) < 3:
         time.sleep(0.01)
