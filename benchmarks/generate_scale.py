@@ -39,6 +39,7 @@ import torch
 import avader
 from avader.api import Catalogue, Model
 from avader.config import GenerateSettings
+from avader.config.catalogues import TILES
 from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.vade import VaDE
@@ -52,7 +53,6 @@ from tests.processes import descendants, peak_memory
 
 Figures = dict[str, Any]
 MB = 1e6
-TILE = 16  # images a CPU decodes at once, by default
 STORES: Mapping[str, Mapping[str, Any]] = {
     "images": {},
     "jpeg": {"store": "encoded", "encoding": "jpeg"},
@@ -141,8 +141,8 @@ def _shard(objects: int) -> int:
     A last tile is decoded whole, however few objects it has: of 150 objects in tiles of 16 a
     fifteenth more is decoded, of the 10,000 that shards usually have nothing.
     """
-    tiles = math.ceil(objects / (20 * CORES * TILE))
-    return min(objects // CORES, tiles * TILE)
+    tiles = math.ceil(objects / (20 * CORES * TILES["cpu"]))
+    return min(objects // CORES, tiles * TILES["cpu"])
 
 
 def _beside(name: str, count: int, pairs: list[tuple[float, float]], start: float) -> Figures:
