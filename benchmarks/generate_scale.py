@@ -124,6 +124,7 @@ def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
                 base = bare()
                 without = drawn(f"{name}-{number}", count, truth=False, **STORES[name])
                 pairs[name].append((base, without))
+                print(f"round {number + 1}: bare {base:.1f} s, {name} {without:.1f} s", flush=True)
                 if not given.no_truth:
                     with_ = drawn(f"{name}-truth-{number}", count, **STORES[name])
                     pairs[f"{name}_truth"].append((without, with_))
