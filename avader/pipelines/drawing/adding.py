@@ -13,7 +13,7 @@ from avader.plan import Plan, canonical_json
 
 Block = tuple[int, int]
 # What may differ between increments: how many objects, in how many shards, and what changes none.
-FREE = ("count", "blocks", "rows_per_shard", "model_uri", "versions")
+FREE = ("count", "blocks", "rows_per_shard", "model_uri", "versions", "writer")
 
 
 class SkyIncrement(growth.Increment):
