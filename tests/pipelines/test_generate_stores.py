@@ -16,7 +16,9 @@ from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
 from avader.inference.engine import Engine
+from avader.io import shards
 from avader.pipelines import generate, verify
+from avader.pipelines.drawing import planning
 from avader.pipelines.progress import size
 from avader.training.precision import has_native_bfloat16
 from tests.tiny import NETWORK, write_tiny_model
@@ -231,14 +233,17 @@ class TestTorchDataset:
 
 
 class TestAdding:
-    def test_a_sky_grows(self, model, tmp_path, caplog):
+    def test_a_sky_grows(self, model, tmp_path, caplog, monkeypatch):
         def run(out, count, **settings):
             settings = {"rows_per_shard": 20, "workers": 1, **settings}
             generate.run(GenerateSettings(model=model, out=str(out), count=count, **settings))
             return avader.open_catalogue(str(out))
 
         whole = run(tmp_path / "whole", 60)
-        run(tmp_path / "grown", 30)
+        plain = {name: value for name, value in shards.WRITER.items() if name != "pixels"}
+        with monkeypatch.context() as earlier:  # a version that wrote pixels so
+            earlier.setattr(planning, "WRITERS", {"images": plain})
+            run(tmp_path / "grown", 30)
         grown = run(tmp_path / "grown", 60, add=True, rows_per_shard=15)
         assert grown.to_arrow().equals(whole.to_arrow())
         assert len(grown.manifest.paths) == 4
