@@ -37,5 +37,9 @@ def ray_session() -> Iterator[None]:
 
     # "local": else it would join what another session started on this machine.
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level=logging.ERROR)
+    started = ray._private.worker._global_node.all_processes.values()
+    processes = [one.process for kind in started for one in kind]
     yield
     ray.shutdown()
+    for process in processes:  # those that take long to end it leaves as zombies, with a warning
+        process.wait(timeout=60)
