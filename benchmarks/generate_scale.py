@@ -19,7 +19,6 @@ engine, which decodes the same latents in memory, in processes that are up.
 """
 
 import argparse
-import math
 import os
 import tempfile
 import time
@@ -39,7 +38,6 @@ import torch
 import avader
 from avader.api import Catalogue, Model
 from avader.config import GenerateSettings
-from avader.config.catalogues import TILES
 from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.vade import VaDE
@@ -53,6 +51,12 @@ from tests.processes import descendants, peak_memory
 
 Figures = dict[str, Any]
 MB = 1e6
+SPAN = 256
+"""Objects of a shard, and of a piece of the bare engine's work.
+
+Whole tiles, as the 10,000 that shards usually have (a last tile is decoded whole, however few it
+has); and so few that waiting for the slower process's last one is not what is measured.
+"""
 STORES: Mapping[str, Mapping[str, Any]] = {
     "images": {},
     "jpeg": {"store": "encoded", "encoding": "jpeg"},
@@ -109,7 +113,7 @@ def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
             model=model,
             out=str(folder / name),
             count=objects,
-            rows_per_shard=_shard(objects),
+            rows_per_shard=min(SPAN, objects // CORES),
             workers=CORES,
             **store,
         )
@@ -143,16 +147,6 @@ def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
     return figures
 
 
-def _shard(objects: int) -> int:
-    """Objects of a shard, some 20 for each worker, in whole tiles.
-
-    A last tile is decoded whole, however few objects it has: of 150 objects in tiles of 16 a
-    fifteenth more is decoded, of the 10,000 that shards usually have nothing.
-    """
-    tiles = math.ceil(objects / (20 * CORES * TILES["cpu"]))
-    return min(objects // CORES, tiles * TILES["cpu"])
-
-
 def _beside(name: str, count: int, pairs: list[tuple[float, float]], start: float) -> Figures:
     """How a store's seconds are beside those of the same without what the store adds."""
     over, before = "bare", 0.0
@@ -181,7 +175,7 @@ def _bare_seconds(processes: ProcessPoolExecutor, model: str, latents: str, coun
     """Of decoding to uint8 in as many processes as there are workers."""
 
     def work() -> None:
-        ended = [processes.submit(_bare, model, latents, *span) for span in ranges(count, 256)]
+        ended = [processes.submit(_bare, model, latents, *span) for span in ranges(count, SPAN)]
         _ = [each.result() for each in ended]
 
     return seconds(work)
