@@ -260,7 +260,8 @@ def _bare_seconds(model: str, images: str, count: int) -> float:
             ended = [processes.submit(_bare, model, images, *span) for span in spans]
             _ = [each.result() for each in ended]
 
-        work(*[(0, min(64, count))] * (4 * CORES))  # they are up, and have the model
+        few = min(64, count // (4 * CORES))
+        work(*[(0, few)] * (4 * CORES))  # they are up, and have the model
         return seconds(lambda: work(*ranges(count, 256)))
 
 

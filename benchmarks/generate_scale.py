@@ -9,7 +9,8 @@ engine, which decodes the same latents in memory, in processes that are up.
   after, since machines change their speed; medians of the rounds' ratios. Wanted: images and JPEG
   without truth columns at least 0.93, PNG 0.88, and with truth columns at least 0.85 of the same
   without. Beside each the same ratio with the workers' start, as a run of one object a worker takes
-  it, left out: what 10^5 objects and more come near to.
+  it, left out: what 10^5 objects and more come near to. And an object's bytes in Parquet.
+- one process alone: decoding an image, and encoding it as PNG and as JPEG, in its CPU time.
 - 1,000 shards of a small network: growth of the driver's and of the workers' peak of memory from
   100 shards to 1,000.
 - a recipe of 10,000,000 objects (wanted: at most 40 s on 2 cores), and the latents of 100,000
@@ -38,6 +39,7 @@ import torch
 import avader
 from avader.api import Catalogue, Model
 from avader.config import GenerateSettings
+from avader.images.encode import encode_image
 from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.vade import VaDE
@@ -78,6 +80,7 @@ def main() -> None:
         model = write_published(folder / "model")
         figures |= _memory(folder / "memory", 20 if few else 1000)
         figures |= _recipe(model, str(folder / "recipe"), 200_000 if few else 10_000_000)
+        figures |= _encoding(model, 16 if few else 256)
         figures |= _stores(model, folder / "stores", given)
     weights = "random" if real_data() is None else "published"
     last_line(machine=machine(), weights=weights, **figures)
@@ -125,7 +128,8 @@ def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
         before = bare(count)
         for number in range(given.rounds):
             starts.append(drawn(f"start-{number}", CORES))
-            for name in given.stores:
+            # Backwards every other round, since machines change their speed now and then.
+            for name in given.stores[:: -1 if number % 2 else 1]:
                 without = drawn(f"{name}-{number}", count, truth=False, **STORES[name])
                 after = bare(count)
                 pairs[name].append(((before + after) / 2, without))
@@ -136,7 +140,7 @@ def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
                 )
                 before = after
                 if not given.no_truth:
-                    with_ = drawn(f"{name}-truth-{number}", count, **STORES[name])
+                    with_ = drawn(f"{name}_truth-{number}", count, **STORES[name])
                     pairs[f"{name}_truth"].append((without, with_))
                     before = bare(count)
     start = median(starts)
@@ -144,7 +148,34 @@ def _stores(model: str, folder: Path, given: argparse.Namespace) -> Figures:
     figures: Figures = {"objects": count, "rounds": given.rounds, "start_s": start}
     for name, both in pairs.items():
         figures |= _beside(name, count, both, start)
+        figures[f"{name}_bytes"] = bytes_ = _bytes(f"{folder}/{name}-0", count)
+        print(f"{'':13} {bytes_:,.0f} bytes an object")
     return figures
+
+
+def _encoding(model: str, count: int) -> Figures:
+    """Milliseconds of CPU that an image takes to be decoded, and to be encoded as a file."""
+    torch.set_num_threads(1)
+    loaded = avader.load_model(model)
+    z, _ = loaded.sample(count, 0)
+    loaded.decode_pixels(z[:16])  # memory is there
+    began = time.process_time()
+    pixels = loaded.decode_pixels(z)
+    figures = {"decode_ms": time.process_time() - began}
+    for encoding in ("png", "jpeg"):
+        began = time.process_time()
+        for image in pixels:
+            encode_image(image, encoding)
+        figures[f"{encoding}_ms"] = time.process_time() - began
+    figures = {name: 1000 * took / count for name, took in figures.items()}
+    print("an image: " + ", ".join(f"{name} {took:.2f}" for name, took in figures.items()))
+    return figures
+
+
+def _bytes(catalogue: str, count: int) -> float:
+    """Of an object in the files of its rows."""
+    held = avader.open_catalogue(catalogue).manifest
+    return sum(part["size"] for part in held.parts) / count
 
 
 def _beside(name: str, count: int, pairs: list[tuple[float, float]], start: float) -> Figures:
@@ -244,7 +275,7 @@ def _recipe(model: str, out: str, count: int) -> Figures:
     )
     took = seconds(lambda: generate.run(settings))
     catalogue = avader.open_catalogue(out)
-    size = sum(part["size"] for part in catalogue.manifest.parts) / count
+    size = _bytes(out, count)
     sky = catalogue.remaker.sky
     scattered = np.random.default_rng(0).choice(count, min(count, 100_000), replace=False)
     again = seconds(lambda: sky.drawn(scattered))

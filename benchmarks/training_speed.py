@@ -37,7 +37,7 @@ def main() -> None:
     quick = options(__doc__ or "").quick
     keep_freed_memory()
     torch.set_num_threads(os.cpu_count() or 1)
-    batch, batches, rounds = (16, 2, 2) if quick else (64, 2, 7)
+    batch, batches, rounds = (8, 1, 2) if quick else (64, 2, 7)
     recipe = recipe_of("paper", mode="paper", precision="auto", optimiser={"batch": batch})
     size, native = recipe.network.size, has_native_bfloat16("cpu")
     pixels = np.random.default_rng(0).integers(

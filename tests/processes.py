@@ -1,9 +1,20 @@
 """Processes of a test: which there are, and waiting for what they do."""
 
+import io
 import os
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
+
+from avader.cli import main
+
+
+def run_here(*arguments: str) -> str:
+    """What `avader` says to these, in this process and in the Ray that it is in, if any."""
+    with redirect_stdout(io.StringIO()) as said:
+        assert main(arguments) == 0, said.getvalue()
+    return said.getvalue()
 
 
 def descendants(name: bytes) -> list[int]:

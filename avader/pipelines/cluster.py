@@ -92,6 +92,8 @@ def _start(settings: ClusterSettings) -> None:
                 "RAY_ADDRESS, or leave both away to work on this machine"
             ) from error
         return
+    # Ray Train watches for machines that a cloud takes back, by a process that loads for seconds.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # One slot more than workers: Ray Train's controller and Ray Data's tasks need one.
     slots = max(settings.workers, os.cpu_count() or 1) + 1
     # "local": without it Ray would join whatever another user's `ray start` left on this machine.

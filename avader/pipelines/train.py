@@ -28,8 +28,8 @@ from avader.pipelines.cluster import cluster
 from avader.pipelines.holding import holding
 from avader.pipelines.progress import say
 from avader.pipelines.training import tracking
-from avader.pipelines.training.images import check_memory
-from avader.pipelines.training.worker import WorkerTask, work
+from avader.pipelines.training.given import WorkerTask, work
+from avader.pipelines.training.memory import check_memory
 from avader.plan import Plan
 from avader.recipe import Recipe
 

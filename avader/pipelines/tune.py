@@ -20,7 +20,7 @@ from avader.pipelines.cluster import Pool, cluster
 from avader.pipelines.holding import holding
 from avader.pipelines.progress import say
 from avader.pipelines.train import ASIDE, check, cpus_each, recipe_of
-from avader.pipelines.training.images import check_memory
+from avader.pipelines.training.memory import check_memory
 from avader.pipelines.tuning.records import (
     BEST,
     Record,

@@ -35,7 +35,7 @@ def data(tmp_path_factory, ray_session) -> str:
     out = str(folder / "packed")
     pack.run(
         PackSettings(
-            source=source, out=out, rows_per_shard=20, workers=2, preprocessing=PREPROCESSING
+            source=source, out=out, rows_per_shard=20, workers=1, preprocessing=PREPROCESSING
         )
     )
     return out
@@ -43,14 +43,14 @@ def data(tmp_path_factory, ray_session) -> str:
 
 def classified(model: str, data: str, out, **settings):
     classify.run(
-        ClassifySettings(model=model, data=data, out=str(out), **{"workers": 2, **settings})
+        ClassifySettings(model=model, data=data, out=str(out), **{"workers": 1, **settings})
     )
     return avader.open_catalogue(str(out))
 
 
 @pytest.fixture(scope="module")
 def catalogue(model, data, tmp_path_factory):
-    return classified(model, data, tmp_path_factory.mktemp("catalogue"))
+    return classified(model, data, tmp_path_factory.mktemp("catalogue"), workers=2)
 
 
 def vectors(table, name: str) -> np.ndarray:
@@ -223,7 +223,7 @@ def test_orientation_and_mask_fraction_are_carried(ray_session, tmp_path):
     )
     source = write_table(tmp_path / "table.parquet", 12)
     folder = str(tmp_path / "packed")
-    pack.run(PackSettings(source=source, out=folder, workers=2, preprocessing=preprocessing))
+    pack.run(PackSettings(source=source, out=folder, workers=1, preprocessing=preprocessing))
     model = write_tiny_model(tmp_path / "model", preprocessing=preprocessing)
     found = classified(model, folder, tmp_path / "out").to_arrow()
     packed = avader.open_catalogue(folder).to_arrow()

@@ -43,7 +43,7 @@ def ids(held: Manifest) -> Counter[str]:
 
 def test_rows_stay_and_shards_are_cut_anew(grown, tmp_path, ray_session):
     before, out = growth.read_whole(grown), str(tmp_path / "compact")
-    compact.run(CompactSettings(data=grown, out=out, rows_per_shard=30))
+    compact.run(CompactSettings(data=grown, out=out, rows_per_shard=30, workers=1))
     after = growth.read_whole(out, kind="classified")
     assert after.totals == before.totals == {"rows_in": 126, "rows": 125, "rejects": 1}
     assert ids(after) == ids(before)

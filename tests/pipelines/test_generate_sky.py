@@ -26,7 +26,7 @@ def model(tmp_path_factory) -> str:
 
 
 def drawn(model, out, **settings):
-    given = {"count": COUNT, "seed": 4, "rows_per_shard": 20, "workers": 2, "cone": CONE}
+    given = {"count": COUNT, "seed": 4, "rows_per_shard": 20, "workers": 1, "cone": CONE}
     generate.run(GenerateSettings(model=model, out=str(out), **{**given, **settings}))
     verify.run(VerifySettings(catalogue=str(out)))
     return avader.open_catalogue(str(out))

@@ -41,7 +41,7 @@ def draw(model, tmp_path_factory):
         out = folder / "-".join(f"{name}-{value}" for name, value in settings.items())
         if out not in made:
             settings = {"count": COUNT, "seed": 5, "rows_per_shard": 20, **settings}
-            generate.run(GenerateSettings(model=model, out=str(out), workers=2, **settings))
+            generate.run(GenerateSettings(model=model, out=str(out), workers=1, **settings))
             verify.run(VerifySettings(catalogue=str(out)))
             made[out] = avader.open_catalogue(str(out))
         return made[out]

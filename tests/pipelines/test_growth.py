@@ -42,11 +42,14 @@ def grown(tmp_path_factory, ray_session):
     model = write_tiny_model(folder / "model")
     source = write_table(folder / "first.parquet", FIRST)
     more = later_table(folder / "later.parquet")
-    pack.run(PackSettings(source=source, out=data, rows_per_shard=10, preprocessing=PREPROCESSING))
-    classify.run(ClassifySettings(model=model, data=data, out=out))
+    settings = PackSettings(
+        source=source, out=data, rows_per_shard=10, preprocessing=PREPROCESSING, workers=1
+    )
+    pack.run(settings)
+    classify.run(ClassifySettings(model=model, data=data, out=out, workers=1))
     before = storage.read_bytes(f"{out}/manifest.json")
-    pack.run(PackSettings(source=more, out=data, add=True))
-    classify.run(ClassifySettings(model=model, data=data, out=out))
+    pack.run(PackSettings(source=more, out=data, add=True, workers=1))
+    classify.run(ClassifySettings(model=model, data=data, out=out, workers=1))
     assert storage.read_bytes(f"{out}/manifest.json") == before
     return data, out, model, more
 
@@ -68,7 +71,7 @@ def test_the_catalogue_is_of_both(grown):
 def test_a_hats_collection_is_of_both(grown, tmp_path):
     _, out, *_ = grown
     collection = str(tmp_path / "hats")
-    hats.run(HatsSettings(catalogue=out, out=collection, rows_per_pixel=20))
+    hats.run(HatsSettings(catalogue=out, out=collection, rows_per_pixel=20, workers=1))
     verify.run(VerifySettings(catalogue=collection))
     assert is_valid_catalog(collection, strict=True)
     wanted, found = (avader.open_catalogue(uri).to_arrow() for uri in (out, collection))
@@ -99,8 +102,8 @@ def test_pixels_of_before_stay(grown):
 def test_the_same_commands_again_do_nothing(grown, caplog):
     data, out, model, more = grown
     with caplog.at_level(logging.INFO, "avader"):
-        pack.run(PackSettings(source=more, out=data, add=True))
-        classify.run(ClassifySettings(model=model, data=data, out=out))
+        pack.run(PackSettings(source=more, out=data, add=True, workers=1))
+        classify.run(ClassifySettings(model=model, data=data, out=out, workers=1))
     assert "is increment 2 of" in caplog.text
     assert "finished already: nothing to do" in caplog.text
     assert growth.latest(data) == growth.latest(out) == 2
@@ -110,7 +113,7 @@ def test_a_run_that_was_stopped_before_it_was_published(grown):
     data, _, _, more = grown
     storage.remove(f"{data}/latest.json")
     assert growth.read_whole(data).totals["rows"] == FIRST
-    pack.run(PackSettings(source=more, out=data, add=True))
+    pack.run(PackSettings(source=more, out=data, add=True, workers=1))
     assert growth.latest(data) == 2
 
 

@@ -41,7 +41,7 @@ def sky() -> pa.Table:
 def made(catalogue: str, out: Path, **given) -> Path:
     hats.run(
         HatsSettings(
-            **{"catalogue": catalogue, "out": str(out), "rows_per_pixel": ROWS, "workers": 2}
+            **{"catalogue": catalogue, "out": str(out), "rows_per_pixel": ROWS, "workers": 1}
             | given
         )
     )

@@ -43,7 +43,7 @@ def sky() -> pa.Table:
 
 
 def made(catalogue: str, out: Path, **given) -> Path:
-    options = {"rows_per_pixel": ROWS, "workers": 2} | given
+    options = {"rows_per_pixel": ROWS, "workers": 1} | given
     hats.run(HatsSettings(catalogue=catalogue, out=str(out), **options))
     return out
 

@@ -15,6 +15,7 @@ from avader.config import VerifySettings
 from avader.io import storage
 from avader.io.shards import done_units
 from avader.pipelines import verify
+from tests.processes import run_here
 from tests.skies import at, grow_sky, numbered, patch, write_sky
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -28,17 +29,21 @@ class Place:
     root: str
     environment: dict[str, str]
 
-    def begin(self, out: str, **options) -> subprocess.Popen[str]:
+    def command(self, out: str) -> list[str]:
         given = ["--catalogue", f"{self.root}/sky", "--out", f"{self.root}/{out}"]
-        given += ["--rows-per-pixel", str(ROWS), "--workers", "2"]
+        return ["hats", *given, "--rows-per-pixel", str(ROWS), "--workers", "2"]
+
+    def begin(self, out: str, **options) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "avader", "hats", *given],
+            [sys.executable, "-m", "avader", *self.command(out)],
             env=os.environ | self.environment,
             text=True,
             **options,
         )
 
     def run(self, out: str) -> str:
+        if not self.environment:  # which the workers of a Ray that is up would not have
+            return run_here(*self.command(out))
         process = self.begin(out, stdout=subprocess.PIPE)
         said = process.communicate()[0]
         assert process.returncode == 0, said
@@ -79,6 +84,7 @@ def killed(place: Place, folder: str, whole: dict[str, bytes]) -> None:
 def place(request, tmp_path, s3) -> Place:
     if request.param == "S3":
         return Place(request.getfixturevalue("s3_uri"), s3.environment())
+    request.getfixturevalue("ray_session")
     return Place(str(tmp_path), {})
 
 

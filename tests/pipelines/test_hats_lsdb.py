@@ -36,7 +36,7 @@ def collection(
     out, table = str(folder / name), at(positions)
     sky = write_sky(folder / f"{name}-sky", numbered(table, 0, later), limit=60)
     settings = HatsSettings(
-        catalogue=sky, out=out, name=name, rows_per_pixel=rows, workers=2, **given
+        catalogue=sky, out=out, name=name, rows_per_pixel=rows, workers=1, **given
     )
     hats.run(settings)
     if later is not None:

@@ -16,7 +16,7 @@ from tests.skies import UNPLACED, at, parts_of, patch, write_parts, write_sky
 
 
 def refused(catalogue: str, out) -> str:
-    settings = HatsSettings(catalogue=catalogue, out=str(out / "hats"), workers=2)
+    settings = HatsSettings(catalogue=catalogue, out=str(out / "hats"), workers=1)
     with pytest.raises(InputError) as raised:
         hats.run(settings)
     return str(raised.value)

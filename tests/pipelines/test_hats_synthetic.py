@@ -87,7 +87,7 @@ def pixel_of(share: Share) -> tuple[int, int]:
 
 
 def made(catalogue: str, out: Path, **given) -> Path:
-    options = {"rows_per_pixel": 400, "workers": 2, "name": "sky"} | given
+    options = {"rows_per_pixel": 400, "workers": 1, "name": "sky"} | given
     hats.run(HatsSettings(catalogue=catalogue, out=str(out), **options))
     return out
 

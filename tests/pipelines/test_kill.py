@@ -13,6 +13,7 @@ import avader
 from avader.config import PackSettings, VerifySettings
 from avader.pipelines import pack, verify
 from avader.recipe import Network, Preprocessing
+from tests.processes import run_here
 from tests.tiny import write_table, write_tiny_model
 
 # Slow enough that a run lasts some seconds after its workers are up.
@@ -28,10 +29,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "avader", *arguments, "--workers", "2"]
-
-
 @pytest.fixture(scope="module")
 def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     """The options of each verb, but for --out."""
@@ -39,15 +36,16 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
     preprocessing = Preprocessing(size=64)
     source = write_table(folder / "table.parquet", COUNT)
     data = str(folder / "packed")
-    pack.run(
-        PackSettings(source=source, out=data, rows_per_shard=ROWS, preprocessing=preprocessing)
+    settings = PackSettings(
+        source=source, out=data, rows_per_shard=ROWS, preprocessing=preprocessing, workers=1
     )
+    pack.run(settings)
     model = write_tiny_model(folder / "model", network=NETWORK, preprocessing=preprocessing)
     return {
-        "classify": ["classify", "--model", model, "--data", data],
+        "classify": ["classify", "--model", model, "--data", data, "--workers", "2"],
         "generate": [
             *["generate", "--model", model, "--count", str(COUNT)],
-            *["--rows-per-shard", str(ROWS)],
+            *["--rows-per-shard", str(ROWS), "--workers", "2"],
         ],
     }  # fmt: skip
 
@@ -55,20 +53,20 @@ def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
 @pytest.mark.parametrize("verb", ["classify", pytest.param("generate", marks=pytest.mark.long)])
 def test_killed_driver(verbs, verb, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(*verbs[verb], "--out", str(whole)), check=True, capture_output=True)
-    again = command(*verbs[verb], "--out", str(killed))
+    run_here(*verbs[verb], "--out", str(whole))
+    again = [*verbs[verb], "--out", str(killed)]
     units = len(done(whole))
     assert units >= 40
-    process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(done(killed)) < 8:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-m", "avader", *again], **quiet) as process:
+        while process.poll() is None and len(done(killed)) < 8:
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
     assert 0 < len(done(killed)) < units, "the driver was not killed in mid-run"
     assert not (killed / "manifest.json").exists()
-    ended = subprocess.run(again, check=True, capture_output=True, text=True)
-    assert "taking over from process" in ended.stdout
-    assert "going on:" in ended.stdout
+    said = run_here(*again)
+    assert "taking over from process" in said
+    assert "going on:" in said
     assert contents(killed) == contents(whole)
     assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == COUNT
     verify.run(VerifySettings(catalogue=str(killed)))

@@ -28,7 +28,7 @@ COUNT, LIMIT = 60, 10
 
 
 def packed(source, out, **settings) -> Catalogue:
-    chosen = {"rows_per_shard": LIMIT, "workers": 2, "preprocessing": PREPROCESSING, **settings}
+    chosen = {"rows_per_shard": LIMIT, "workers": 1, "preprocessing": PREPROCESSING, **settings}
     pack.run(PackSettings(source=str(source), out=str(out), **chosen))
     return avader.open_catalogue(str(out))
 
@@ -149,7 +149,7 @@ def test_the_first_in_source_order_is_kept_wherever_it_is(catalogue):
 
 
 def test_workers_and_an_interruption_change_no_byte(survey, catalogue, tmp_path):
-    packed(survey, tmp_path / "out", workers=1)
+    packed(survey, tmp_path / "out", workers=2)
     whole = contents(Path(catalogue.manifest.uri))
     assert contents(tmp_path / "out") == whole
     (tmp_path / "out" / "manifest.json").unlink()
@@ -162,7 +162,7 @@ def test_workers_and_an_interruption_change_no_byte(survey, catalogue, tmp_path)
 def test_classified_units_keep_their_names(catalogue, tmp_path):
     model = write_tiny_model(tmp_path / "model")
     out = str(tmp_path / "out")
-    classify.run(ClassifySettings(model=model, data=catalogue.manifest.uri, out=out, workers=2))
+    classify.run(ClassifySettings(model=model, data=catalogue.manifest.uri, out=out, workers=1))
     classified = avader.open_catalogue(out)
     assert classified.manifest.paths == catalogue.manifest.paths
     for name in ("object_id", "_healpix_29", "votes"):

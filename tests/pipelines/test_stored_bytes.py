@@ -36,13 +36,13 @@ MASKED = PREPROCESSING.model_copy(update={"source_mask": True})
 
 
 def packed(source: str, out: Path, **settings) -> str:
-    chosen = {"rows_per_shard": 8, "workers": 2, "preprocessing": MASKED, **settings}
+    chosen = {"rows_per_shard": 8, "workers": 1, "preprocessing": MASKED, **settings}
     pack.run(PackSettings(source=source, out=str(out), **chosen))
     return str(out)
 
 
 def classified(model: str, data: str, out: Path) -> Catalogue:
-    classify.run(ClassifySettings(model=model, data=data, out=str(out), workers=2))
+    classify.run(ClassifySettings(model=model, data=data, out=str(out), workers=1))
     verify.run(VerifySettings(catalogue=str(out)))
     return avader.open_catalogue(str(out))
 
@@ -148,7 +148,7 @@ def test_an_increment_is_stored_as_the_first(source, files, ray_session, tmp_pat
     grown = avader.open_catalogue(str(folder))
     assert grown.to_arrow()["image"].to_pylist()[-9:] == [png_bytes(n) for n in range(9)]
 
-    compact.run(CompactSettings(data=str(folder), out=str(tmp_path / "one"), workers=2))
+    compact.run(CompactSettings(data=str(folder), out=str(tmp_path / "one"), workers=1))
     whole = avader.open_catalogue(str(tmp_path / "one"))
     assert whole.manifest.totals == grown.manifest.totals
     by_id = whole.to_arrow().sort_by("object_id")

@@ -31,8 +31,10 @@ RECIPE = changed(optimiser={"batch": 2}, checkpoint_steps=3)
 GAMMA, START, ANNEALING, STATIC = (1, 6), (3, 0), (4, 6), (5, 9)
 
 
-# How often Ray Train looks at its workers, and how long it waits for one that does not come.
+# How often Ray Train looks at its workers, and how long it waits for one that does not come; all of
+# Ray Train's own processes, as on a cluster that was not started by avader.
 QUICK = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
 }

@@ -18,6 +18,7 @@ from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.cluster import quieten_data
 from avader.pipelines.progress import size
+from avader.pipelines.training.memory import bytes_each, check_window, mask_bytes
 from avader.recipe import Recipe
 from avader.survey.stored import ReadPixels, pixel_reader
 from avader.training.data import (
@@ -58,43 +59,12 @@ def open_images(data: Manifest, recipe: Recipe, *, limit: int, world: int) -> Im
     return StreamedImages(data, recipe, limit=limit, world=world)
 
 
-def check_memory(data: Manifest, recipe: Recipe, *, gibibytes: float, world: int) -> None:
-    """Raise InputError where images are neither held nor streamed in so much memory a worker."""
-    limit = int(gibibytes * 2**30)
-    if data.totals["rows"] * bytes_each(data, recipe) > limit:
-        check_window(data, recipe, limit=limit, world=world)
-
-
-def check_window(data: Manifest, recipe: Recipe, *, limit: int, world: int) -> int:
-    """Bytes that each of the workers holds where images are streamed.
-
-    limit: bytes that a worker may hold. Raises InputError where a window takes more.
-    """
-    largest = max(part["rows"] for part in data.parts)
-    rows = min(recipe.window, data.totals["rows"]) + largest
-    most = rows * bytes_each(data, recipe) // world
-    if most > limit:
-        raise InputError(
-            f"wanted a window of {recipe.window:,} images in {world} worker(s) of at most "
-            f"{size(limit)} each (--memory-limit), got {size(most)} each; raise "
-            "--memory-limit (in train, or --workers), or lower --window with another --out"
-        )
-    return most
-
-
-def bytes_each(data: Manifest, recipe: Recipe) -> int:
-    """Bytes of a stored image, and of its mask where the recipe asks for it."""
-    pixels, masks = nothing(data, recipe)
-    each = int(np.prod(pixels.shape[1:])) * pixels.dtype.itemsize
-    return each + (0 if masks is None else masks.shape[1])
-
-
 def nothing(data: Manifest, recipe: Recipe) -> Content:
     """No images: pixels (0, C, H, W) of the type stored, masks (0, H W / 8) where asked for."""
     bands, height, width = data.settings["shape"]
     kind = np.dtype(data.settings["preprocessing"]["dtype"])
     masked = recipe.outside_weight < 1
-    masks = np.empty((0, -(-height * width // 8)), np.uint8) if masked else None
+    masks = np.empty((0, mask_bytes(height, width)), np.uint8) if masked else None
     return np.empty((0, bands, height, width), kind), masks
 
 

@@ -1,8 +1,13 @@
-"""Free memory of the machine, or of the container, that a process runs in."""
+"""What a training's images take, and the free memory of the machine or container that it runs in."""
 
 from pathlib import Path
 
+import numpy as np
+
 from avader.errors import InputError
+from avader.io.manifest import Manifest
+from avader.pipelines.progress import size
+from avader.recipe import Recipe
 
 GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -42,3 +47,40 @@ def _field(text: str, name: str) -> int:
     """The number after a name that begins a line; 0 where there is none."""
     lines = (line.split() for line in text.splitlines())
     return next((int(line[1]) for line in lines if line and line[0] == name), 0)
+
+
+def check_memory(data: Manifest, recipe: Recipe, *, gibibytes: float, world: int) -> None:
+    """Raise InputError where images are neither held nor streamed in so much memory a worker."""
+    limit = int(gibibytes * 2**30)
+    if data.totals["rows"] * bytes_each(data, recipe) > limit:
+        check_window(data, recipe, limit=limit, world=world)
+
+
+def check_window(data: Manifest, recipe: Recipe, *, limit: int, world: int) -> int:
+    """Bytes that each of the workers holds where images are streamed.
+
+    limit: bytes that a worker may hold. Raises InputError where a window takes more.
+    """
+    largest = max(part["rows"] for part in data.parts)
+    rows = min(recipe.window, data.totals["rows"]) + largest
+    most = rows * bytes_each(data, recipe) // world
+    if most > limit:
+        raise InputError(
+            f"wanted a window of {recipe.window:,} images in {world} worker(s) of at most "
+            f"{size(limit)} each (--memory-limit), got {size(most)} each; raise "
+            "--memory-limit (in train, or --workers), or lower --window with another --out"
+        )
+    return most
+
+
+def bytes_each(data: Manifest, recipe: Recipe) -> int:
+    """Bytes of a stored image, and of its mask where the recipe asks for it."""
+    bands, height, width = data.settings["shape"]
+    pixel = np.dtype(data.settings["preprocessing"]["dtype"]).itemsize
+    masked = recipe.outside_weight < 1
+    return int(bands * height * width * pixel + masked * mask_bytes(height, width))
+
+
+def mask_bytes(height: int, width: int) -> int:
+    """Bytes of a mask, a bit a pixel."""
+    return -(-height * width // 8)

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,18 @@ import torch
 from avader.catalogue.provenance import provenance
 from avader.errors import InputError, TrainingError
 from avader.inference.engine import Engine
-from avader.io.manifest import Manifest
 from avader.io.models import write_model, write_noise
 from avader.model.files import build_model, model_config, model_tensors, parse_config
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
 from avader.pipelines.memory import keep_freed_memory
 from avader.pipelines.training.checkpoints import Checkpoints
+from avader.pipelines.training.given import WorkerTask
 from avader.pipelines.training.images import open_images
 from avader.pipelines.training.memory import free_bytes
 from avader.pipelines.training.residuals import noise_line, noise_of_training
 from avader.pipelines.training.sight import Teller
-from avader.recipe import Preprocessing, Recipe
+from avader.recipe import Preprocessing
 from avader.training.data import Images
 from avader.training.group import Group
 from avader.training.loop import Watch, train
@@ -33,31 +33,14 @@ from avader.training.summary import summarise
 from avader.training.task import Task
 
 
-@dataclass(frozen=True)
-class WorkerTask:
-    """What all workers of a training are given.
-
-    name: the recipe's; out: folder URI; memory_limit: GiB of images in a worker, 0 for a part of
-    what is free.
-    """
-
-    recipe: Recipe
-    name: str
-    data: Manifest
-    out: str
-    memory_limit: float = 0.0
-
-
-def work(config: dict[str, Any]) -> None:
-    """One worker, from its images to the end of the schedule; Ray Train calls it.
+def work_on(given: WorkerTask, notices: Notices) -> None:
+    """One worker, from its images to the end of the schedule.
 
     What cannot be mended by a restart is told to the driver; anything else is raised, so that
     Ray Train restarts from the last checkpoint.
     """
     # Our lines go through the notices; Ray Train's on every report would drown them.
     logging.disable(logging.INFO)
-    given: WorkerTask = config["task"]
-    notices: Notices = config["notices"]
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size())
     tune_process()
