@@ -1,4 +1,4 @@
-"""What a training's images take, and the free memory of the machine or container that it runs in."""
+"""What a training's images take, and the free memory of the machine or container it runs in."""
 
 from pathlib import Path
 
