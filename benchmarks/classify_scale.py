@@ -79,7 +79,7 @@ def main() -> None:
         figures |= _rerun(f"{folder}/rerun", 250 if few else 10_000)
         figures |= _apart(_duplicates, f"{folder}/ids", 500_000 if few else 10_000_000, address)
         figures |= _apart(_units, f"{folder}/units", units, address)
-        figures |= _classify(f"{folder}/classify", 120 if few else 20_000)
+        figures |= _classify(f"{folder}/classify", 48 if few else 20_000)
     last_line(machine=machine(), **figures)
 
 

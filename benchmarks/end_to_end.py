@@ -40,7 +40,7 @@ PREPROCESSING = PUBLISHED_PREPROCESSING.model_copy(update={"crop": 96})
 def main() -> None:
     """Run the three verbs and the bare work, and print images per second and ratios."""
     quick = options(__doc__ or "").quick
-    count = 120 if quick else 4000
+    count = 48 if quick else 4000
     table, origin = cutouts(count)
     ray_start = seconds(
         lambda: ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
