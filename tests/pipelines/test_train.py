@@ -3,6 +3,8 @@
 import importlib.util
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,16 @@ def test_all_phases_and_the_model(whole, data):
         np.bincount(model.posterior(mean).argmax(1), minlength=2).tolist()
         == (card["result"]["occupancy"])
     )
+
+
+def test_the_driver_loads_nothing_of_a_workers():
+    """Nor does Ray Train's controller, which unpickles the same: it takes seconds."""
+    code = (
+        "import sys, avader.pipelines.train as train; print(train.work, train.WorkerTask);"
+        "print(*({'sklearn', 'matplotlib', 'tensorboardX', 'astropy'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == ""
 
 
 def test_a_finished_model_is_not_trained_again(whole, data, caplog):

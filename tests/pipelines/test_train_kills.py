@@ -63,7 +63,7 @@ def position(out) -> tuple[int, int]:
 
 
 def wait_for(out, wanted: tuple[int, int], alive=lambda: True, seconds: float = 400) -> None:
-    """Wait until a training has come so far: its start alone takes 40 s of a quiet machine."""
+    """Wait until a training has come so far: it begins after half a minute on a quiet machine."""
     deadline = time.monotonic() + seconds
     while position(out) < wanted:
         assert alive(), "the training ended"
