@@ -78,5 +78,16 @@ def test_help_answers_without_the_heavy_packages():
     assert all(verb in ran.stdout for verb in VERBS)
 
 
+@pytest.mark.parametrize("module", ["classifying", "drawing.worker", "packing.worker"])
+def test_workers_load_what_their_rows_need(module):
+    """Positions, FITS and turned images alone need these, a second of each worker's start."""
+    code = (
+        f"import sys, avader.pipelines.{module}; "
+        "print([m for m in ('astropy', 'cdshealpix', 'scipy', 'sklearn') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
 if __name__ == "__main__":
     OPTIONS.write_text(options())

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.coordinates import Latitude, Longitude
-from cdshealpix.nested import lonlat_to_healpix
 from numpy.typing import NDArray
 
 SPATIAL_ORDER = 29
@@ -96,6 +94,10 @@ def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     """
     if len(ra) == 0:
         return np.zeros(0, np.int64)
+    # Loaded here: they take most of a second, of every worker, and few rows need them.
+    from astropy.coordinates import Latitude, Longitude
+    from cdshealpix.nested import lonlat_to_healpix
+
     longitude, latitude = Longitude(ra, unit="deg"), Latitude(dec, unit="deg")
     return np.asarray(lonlat_to_healpix(longitude, latitude, SPATIAL_ORDER)).astype(np.int64)
 

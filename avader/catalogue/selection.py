@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from astropy.coordinates import angular_separation
 from numpy.typing import NDArray
 
 from avader.catalogue.rows import flat_values
@@ -41,6 +40,8 @@ class Cone:
 
     def holds(self, ra: NDArray[np.float64], dec: NDArray[np.float64]) -> Mask:
         """(N,) whether positions (N,), in degrees, are within the radius, on the great circle."""
+        from astropy.coordinates import angular_separation  # it takes half a second
+
         centre, places = np.radians((self.ra, self.dec)), np.radians((ra, dec))
         apart = np.degrees(angular_separation(*centre, *places)) * ARCSEC
         return np.asarray(apart <= self.radius, bool)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
-from astropy.io import fits
 from PIL import Image as Picture
 
 
@@ -13,6 +12,8 @@ def encode_fits(
     flux: np.ndarray, *, header: Mapping[str, str | float] = MappingProxyType({})
 ) -> bytes:
     """FITS bytes of flux (H, W) or (C, H, W), with these header cards."""
+    from astropy.io import fits  # half a second, of every worker that writes other files
+
     hdu = fits.PrimaryHDU(np.asarray(flux))
     for name, value in header.items():
         hdu.header[name] = value

@@ -8,9 +8,7 @@ skipped in silence.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
-
-from astropy.io.fits import Header
+from typing import TYPE_CHECKING, Any
 
 from avader.images.checks import CutoutError, Reason
 from avader.images.limits import (
@@ -20,6 +18,9 @@ from avader.images.limits import (
     Data,
     Deadline,
 )
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
 
 BLOCK = 2880
 CARD = 80
@@ -33,7 +34,7 @@ class Hdu:
     """Header and place of its data, bytes from the start of the file."""
 
     number: int
-    header: Header
+    header: "Header"
     start: int
     size: int
 
@@ -109,8 +110,10 @@ def hdus(data: Data, deadline: Deadline) -> Iterator[Hdu]:
         number += 1
 
 
-def _header(data: Data, *, offset: int, number: int) -> tuple[Header, int]:
+def _header(data: Data, *, offset: int, number: int) -> tuple["Header", int]:
     """The header that begins at an offset, and the offset of its data."""
+    from astropy.io.fits import Header  # half a second, of every worker that reads other files
+
     if number and not data.startswith(b"XTENSION", offset):
         raise CutoutError(
             Reason.BAD_HEADER, f"wanted a FITS extension at byte {offset}, came something else"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from avader.images.resize import resize
 from avader.images.source import Mask, Plane, radius, sky
@@ -141,6 +140,8 @@ def _sampled(
 
     matrix: a step (right, down) of the points -> one of the flux, px. Both have one centre.
     """
+    from scipy import ndimage  # a third of a second, of every worker that turns nothing
+
     steps = np.arange(size) - (size - 1) / 2
     x, y = np.tensordot(matrix, np.meshgrid(steps, steps), axes=1)
     places = np.stack([y, x])  # axes: (row, column), point row, point column
@@ -189,6 +190,8 @@ def core(light: Matrix) -> tuple[float, float]:
 
 def _opposite(light: Matrix, x: float, y: float) -> Matrix:
     """Light (H, W) turned by 180 degrees about a place, px right and up of the centre; 0 beyond."""
+    from scipy import ndimage  # as above
+
     ends = np.array(light.shape) - 1 + 2 * np.array([-y, x])
     return ndimage.affine_transform(light, np.full(2, -1.0), ends, order=LINEAR, mode="constant")
 

@@ -6,7 +6,6 @@ fractions of the image's side. Legend: H W pixels.
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 # Light this many sigmas of the smoothed noise above the sky belongs to a source,
 NOISE_FACTOR = 3.0
@@ -52,6 +51,8 @@ def find_source(image: Plane) -> Mask:
     cut (binary opening), the connected pixels that come nearest to the centre are taken, and
     their holes filled. All False where nothing stands above the sky, as in a constant image.
     """
+    from scipy import ndimage  # a third of a second, of every worker that looks for none
+
     smooth = ndimage.gaussian_filter(
         image.astype(np.float64), SMOOTHING * min(image.shape), mode="nearest"
     )

@@ -26,8 +26,8 @@ from avader.pipelines.tuning.records import (
     Record,
     best_of,
     best_toml,
-    read_begun,
     read_records,
+    take_begun,
 )
 from avader.pipelines.tuning.search import Ledger, run_trials
 from avader.pipelines.tuning.trial import Search
@@ -133,7 +133,7 @@ def _search(
         memory_limit=settings.memory_limit,
         neighbours=places.neighbours,
     )
-    begun = read_begun(out)
+    begun = take_begun(out, records)
     if records or begun:
         say(f"  going on: {len(records)} trials have ended, {len(begun)} have begun")
     say(

@@ -15,17 +15,16 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.coordinates import angular_separation
-from astropy.io import fits
-from cdshealpix import from_ring
-from cdshealpix.nested import healpix_to_lonlat
 from numpy.typing import NDArray
 
 from avader.catalogue.pixels import SPATIAL_ORDER
 from avader.errors import InputError
+
+if TYPE_CHECKING:
+    from astropy.io.fits import Header
 
 Cells = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -49,7 +48,7 @@ GZIP_START, NPY_START, FITS_START = b"\x1f\x8b", b"\x93NUMPY", b"SIMPLE  ="
 NPY_HEAD = 128
 STORED = np.dtype([("start", "<i8"), ("stop", "<i8"), ("density", "<f8")])
 FAULTS = (ValueError, TypeError, LookupError, AttributeError, OverflowError)
-FAULTS_OF_FILES = (OSError, EOFError, zlib.error, fits.VerifyError)
+FAULTS_OF_FILES = (OSError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +111,8 @@ def cone(ra: float, dec: float, radius: float) -> Region:
             "wanted a cone of RA in -360..360 and Dec in -90..90 degrees and a radius of "
             f"{LEAST_RADIUS:g} to {MOST_RADIUS:g} arcsec, got {ra:g}, {dec:g}, {radius:g}"
         )
+    from astropy.coordinates import angular_separation
+
     reach = np.radians(radius / 3600)
     finest = min(SPATIAL_ORDER, int(np.ceil(np.log2(FARTHEST * FINENESS / reach))))
     here, found = np.arange(12, dtype=np.int64), []
@@ -131,6 +132,8 @@ def centres(pixels: Cells, order: int) -> tuple[Doubles, Doubles]:
     """RA in [0, 360) and Dec, degrees, of the centres of nested pixels (N,) of an order."""
     if len(pixels) == 0:
         return np.zeros(0), np.zeros(0)
+    from cdshealpix.nested import healpix_to_lonlat
+
     longitude, latitude = healpix_to_lonlat(pixels.astype(np.uint64), order, num_threads=1)
     return longitude.to_value("deg"), latitude.to_value("deg")
 
@@ -239,17 +242,27 @@ def _npy_head(count: int) -> bytes:
 
 def _read_fits(data: bytes) -> Parts:
     """Ranges and densities of the first table of a FITS file."""
-    # astropy warns of files that are odd but readable.
-    with (
-        warnings.catch_warnings(action="ignore"),
-        fits.open(io.BytesIO(data), memmap=False) as hdus,
-    ):
-        table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
-        if table is None:
-            raise ValueError("FITS without a table")
-        header = table.header
-        ordering = str(header.get("ORDERING", "")).strip().upper()
-        columns = [np.asarray(table.data.field(at)).ravel() for at in range(len(table.columns))[:2]]
+    from astropy.io import fits
+
+    try:
+        # astropy warns of files that are odd but readable.
+        with (
+            warnings.catch_warnings(action="ignore"),
+            fits.open(io.BytesIO(data), memmap=False) as hdus,
+        ):
+            table = next((hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU)), None)
+            if table is None:
+                raise ValueError("FITS without a table")
+            count = min(len(table.columns), 2)
+            columns = [np.asarray(table.data.field(at)).ravel() for at in range(count)]
+        return _of_table(table.header, columns)
+    except fits.VerifyError as error:
+        raise ValueError(str(error)) from error
+
+
+def _of_table(header: "Header", columns: list[NDArray[Any]]) -> Parts:
+    """Ranges and densities of a table's header and its first columns, at most two."""
+    ordering = str(header.get("ORDERING", "")).strip().upper()
     # A MOC is in ICRS by its standard; a map may be in any frame.
     is_moc = ordering == "RANGE" or (ordering == "NUNIQ" and len(columns) == 1)
     frame = str(header.get("COORDSYS", "C" if is_moc else "none")).strip().upper()
@@ -267,7 +280,7 @@ def _read_fits(data: bytes) -> Parts:
     return _of_map(header, ordering, columns)
 
 
-def _of_map(header: fits.Header, ordering: str, columns: list[NDArray[Any]]) -> Parts:
+def _of_map(header: "Header", ordering: str, columns: list[NDArray[Any]]) -> Parts:
     """Ranges and densities of a map whose pixels are all of one order."""
     side = header.get("NSIDE", 0)
     order = int(side).bit_length() - 1
@@ -284,6 +297,8 @@ def _of_map(header: fits.Header, ordering: str, columns: list[NDArray[Any]]) -> 
     if not ((pixels >= 0) & (pixels < 12 * side**2)).all():
         raise ValueError(f"pixels that NSIDE = {side} doesn't have")
     if ordering == "RING":
+        from cdshealpix import from_ring
+
         pixels = from_ring(pixels.astype(np.uint64), order, num_threads=1).astype(np.int64)
     return _ranges(np.full(len(pixels), order), pixels, pixels + 1), _densities(values)
 

@@ -1,7 +1,6 @@
 """`tune` on Ray Tune: to the best recipe, early ends, on after kills, refusals."""
 
 import csv
-import json
 import logging
 import os
 import signal
@@ -19,8 +18,17 @@ from avader.errors import InputError, TrainingError
 from avader.io import storage
 from avader.io.models import read_model
 from avader.pipelines import train, tune
-from avader.pipelines.tuning.records import Record, best_of, best_toml, read_records
+from avader.pipelines.tuning.records import (
+    Record,
+    best_of,
+    best_toml,
+    read_records,
+    take_begun,
+    write_begun,
+    write_record,
+)
 from avader.pipelines.tuning.search import TPE, distributions, early_stopping
+from avader.pipelines.tuning.trial import trial_folder, values_name
 from avader.recipe import Recipe
 from tests.pipelines.packed import write_packed
 from tests.processes import descendants, wait_for
@@ -207,6 +215,17 @@ def record(number: int, rate: float, scores: list[float], end: str) -> Record:
     return Record(number, {"optimiser.learning_rate": rate}, scores, -1.0, 2, 1.8, 1.0, end)
 
 
+def test_a_trial_that_has_ended_is_not_gone_on_with(tmp_path):
+    """Where the driver is killed between a trial's record and the end of its folder."""
+    out, ended, begun = str(tmp_path), record(1, 1e-3, [-5.0], "end"), {"optimiser.l2": 0.5}
+    write_record(out, ended)
+    for values in (ended.values, begun):
+        write_begun(trial_folder(out, values), values)
+    storage.write_bytes(f"{trial_folder(out, ended.values)}/state.pt", b"state")
+    assert take_begun(out, read_records(out)) == [begun]
+    assert os.listdir(tmp_path / "unfinished") == [values_name(begun)]
+
+
 def test_a_trial_stopped_early_is_never_the_best():
     records = [record(1, 1e-3, [-5.0], "stopped"), record(2, 1e-4, [-50.0] * EPOCHS, "end")]
     assert best_of(records) is records[1]
@@ -319,17 +338,29 @@ def test_killed_driver(s3_uri, tmp_path):
     with said.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
-    def in_mid_search() -> bool:
-        assert process.poll() is None, said.read_text()
-        return bool(read_records(out) and unfinished_states(out))
+    def in_mid_trial() -> bool:
+        """Whether a trial has ended and another is on its way; the driver is then left stopped.
 
-    wait_for(in_mid_search, seconds=200)
-    process.kill()
-    process.wait()
-    kept, begun = read_records(out), storage.list_files(f"{out}/unfinished", ("values.json",))
-    assert begun
+        One that goes on could end the trial before it is killed.
+        """
+        assert process.poll() is None, said.read_text()
+        if not (read_records(out) and unfinished_states(out)):
+            return False
+        process.send_signal(signal.SIGSTOP)
+        ended = [values_name(record.values) for record in read_records(out)]
+        if any(uri.split("/")[-2] not in ended for uri in unfinished_states(out)):
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
+    try:
+        wait_for(in_mid_trial, seconds=400)
+    finally:
+        process.kill()
+        process.wait()
+    kept = read_records(out)
+    values = take_begun(out, kept)[0]
     assert not storage.exists(f"{out}/best.toml")
-    values = json.loads(storage.read_bytes(begun[0]))
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stderr == ""

@@ -11,7 +11,7 @@ import tomlkit
 
 from avader.io import storage
 from avader.io.models import parse_json
-from avader.pipelines.tuning.trial import UNFINISHED
+from avader.pipelines.tuning.trial import UNFINISHED, trial_folder, values_name
 from avader.recipe import Recipe, varied
 
 TRIALS, VALUES = "trials", "values.json"
@@ -60,10 +60,20 @@ def write_begun(folder: str, values: Mapping[str, Any]) -> None:
     storage.write_bytes(storage.join(folder, VALUES), _json_bytes(values))
 
 
-def read_begun(out: str) -> list[dict[str, Any]]:
-    """The values of trials that have begun and not ended."""
-    uris = storage.list_files(storage.join(out, UNFINISHED), (VALUES,))
-    return [parse_json(storage.read_bytes(uri), uri) for uri in uris]
+def take_begun(out: str, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """The values of trials that have begun and not ended.
+
+    A driver killed right after a trial's record leaves the trial's folder too; it is removed.
+    """
+    ended = {values_name(record.values) for record in records}
+    begun = []
+    for uri in storage.list_files(storage.join(out, UNFINISHED), (VALUES,)):
+        values = parse_json(storage.read_bytes(uri), uri)
+        if values_name(values) in ended:
+            storage.remove(trial_folder(out, values))
+        else:
+            begun.append(values)
+    return begun
 
 
 def best_of(records: Sequence[Record]) -> Record | None:
