@@ -17,10 +17,11 @@ from avader.catalogue.pixels import Pixel
 from avader.errors import InputError
 from avader.io import models, storage
 from avader.io.manifest import Manifest
+from avader.plan import ranges
 from avader.synthetic.positions import Share, place_all
 from avader.synthetic.psf import Kernel, gaussian_psf, read_psf
 from avader.synthetic.region import Region, read_region
-from avader.synthetic.sky import Columns, Indices, SyntheticSky, check_layout, draw_of
+from avader.synthetic.sky import DECODE_ROWS, Columns, Indices, SyntheticSky, check_layout, draw_of
 
 PSF_FILE, REGION_FILE = "psf.fits", "region.npy"
 """Where a synthetic catalogue keeps the PSF and the region that were given to it."""
@@ -117,6 +118,12 @@ class Remaker:
     def truth(self, indices: Indices) -> Columns:
         """What a table of these objects has but for images, (B,) or (B, D)."""
         drawn = self.sky.drawn(indices)
-        _, measures = self.sky.measured_images(drawn)
+        # Some at once: the images, which are let go, take far more memory than the measures.
+        spans = ranges(len(indices), DECODE_ROWS) or [(0, 0)]
+        parts = [
+            self.sky.measured_images({name: drawn[name][slice(*span)] for name in drawn})[1]
+            for span in spans
+        ]
+        measures = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         likelihood = self.sky.log_likelihood(drawn)
         return {**drawn, **self.places(indices), "log_likelihood": likelihood, **measures}

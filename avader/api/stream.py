@@ -11,8 +11,8 @@ decide. A recipe's images are decoded as they are asked for.
 Legend: B objects of a batch, C bands, H W pixels.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from avader.api.catalogue import Catalogue, open_catalogue
 from avader.catalogue import rows, schema
 from avader.errors import InputError
 from avader.io import shards
+from avader.plan import ranges
 
 MIXED = 8
 """Pieces whose objects are mixed: those of the next ones come when these are through."""
@@ -31,16 +32,19 @@ Batch = dict[str, Tensor]
 
 
 class Piece(NamedTuple):
-    """A row group of a part's file."""
+    """Rows of a row group of a part's file, from start to before stop."""
 
     path: str
     group: int
+    start: int
+    stop: int
 
 
 class Stream(IterableDataset[Batch]):
     """Batches of a synthetic catalogue: index (B,), component (B,), image (B, C, H, W) uint8.
 
     In a DataLoader, which is given batch_size=None, each worker makes its own share of the batches.
+    Shares differ by one object at most.
     """
 
     def __init__(
@@ -63,11 +67,17 @@ class Stream(IterableDataset[Batch]):
         self.catalogue, self.batch, self.seed = catalogue, batch, seed
         self.shuffle, self.share = shuffle, share
         self.device = catalogue.remaker.device or "cpu"
-        self.epoch = 0
+        # Shared with a DataLoader's workers, which may stay from one epoch to the next.
+        self._epoch = _shared(torch.zeros((), dtype=torch.int64))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """As it was pickled; in another process than a DataLoader's worker with its own epoch."""
+        self.__dict__.update(state)
+        _shared(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next order be this epoch's."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         """Every object of the share once; the last batch may be smaller."""
@@ -85,13 +95,15 @@ class Stream(IterableDataset[Batch]):
     def _windows(self) -> Iterator[pa.Table]:
         """Objects of MIXED pieces at a time, in the epoch's order."""
         worker = get_worker_info()
-        pieces, order = self._pieces(), np.random.default_rng((self.seed, self.epoch))
+        pieces, order = self._pieces(), np.random.default_rng((self.seed, int(self._epoch)))
         if self.shuffle:
             pieces = [pieces[at] for at in order.permutation(len(pieces))]
         number, of = self.share
         if worker is not None:
             number, of = number * worker.num_workers + worker.id, of * worker.num_workers
-        mine, step = pieces[number::of], MIXED if self.shuffle else 1
+        total = sum(piece.stop - piece.start for piece in pieces)
+        mine = _between(pieces, total * number // of, total * (number + 1) // of)
+        step = MIXED if self.shuffle else 1
         for start in range(0, len(mine), step):
             table = pa.concat_tables(self._read(piece) for piece in mine[start : start + step])
             yield table.take(order.permutation(len(table))) if self.shuffle else table
@@ -101,15 +113,16 @@ class Stream(IterableDataset[Batch]):
         held = self.catalogue.manifest
         step = held.settings["writer"]["row_group_size"]
         return [
-            Piece(part["path"], group)
+            Piece(part["path"], group, 0, stop - start)
             for part in held.parts
-            for group in range(-(-part["rows"] // step))
+            for group, (start, stop) in enumerate(ranges(part["rows"], step))
         ]
 
     def _read(self, piece: Piece) -> pa.Table:
         """Its objects: with images as they are stored, or with what images are made from."""
         names = ["index", "component", *["image"] * self.catalogue.holds_images]
         table = shards.read_group(self.catalogue.manifest.uri, piece.path, piece.group, names)
+        table = table.slice(piece.start, piece.stop - piece.start)
         if self.catalogue.holds_images:
             return table
         sky = self.catalogue.remaker.sky
@@ -134,6 +147,23 @@ class Stream(IterableDataset[Batch]):
         }
 
 
+def _shared(value: Tensor) -> Tensor:
+    """The value in memory that this process and those that it begins have together."""
+    return value.share_memory_()  # type: ignore[no-untyped-call]
+
+
+def _between(pieces: Sequence[Piece], first: int, stop: int) -> list[Piece]:
+    """Of pieces one after another, the rows from the first to before the stop."""
+    found, before = [], 0
+    for piece in pieces:
+        rows_of = piece.stop - piece.start
+        low, high = max(first - before, 0), min(stop - before, rows_of)
+        if low < high:
+            found.append(piece._replace(start=piece.start + low, stop=piece.start + high))
+        before += rows_of
+    return found
+
+
 def torch_dataset(
     catalogue: str | Catalogue,
     *,
@@ -146,7 +176,8 @@ def torch_dataset(
     """A PyTorch IterableDataset of a synthetic catalogue's batches, shuffled anew every epoch.
 
     catalogue: opened, or its URI. seed: of the order, with the epoch of set_epoch. share: (number,
-    of): this process's share of the objects, such as (rank, world size). device: torch's name, of
+    of): this process's share of the objects, such as (rank, world size); shares differ by one
+    object at most, so the last batch may come to some processes alone. device: torch's name, of
     where batches are and a recipe's images are decoded; by default cpu, or what a catalogue was
     opened with. Raises InputError for a catalogue that is not synthetic.
     """

@@ -44,7 +44,9 @@ class GenerateSettings(InferenceSettings):
     how dense objects lie; kept in the catalogue as region.npy."""
     psf: str | None = None
     """URI of a FITS image of a PSF, of odd sides, that images are convolved with on the sky, beside
-    the one that the model has learned; kept in the catalogue as psf.fits."""
+    the one that the model has learned; kept in the catalogue as psf.fits. Its first row is as the
+    images' first row: turn an uneven one over for a model of PNG or JPEG, whose first row is on
+    top."""
     psf_fwhm: float = Field(0.0, ge=0)
     """In its stead the width of a round Gaussian PSF, full at half maximum, px; 0: none."""
     noise: bool = False

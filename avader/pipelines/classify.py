@@ -23,8 +23,9 @@ def run(settings: ClassifySettings) -> None:
     Raises InputError for bad input before any work starts.
     """
     held = growth.read_increments(storage.absolute(settings.data), kind="cutouts")
-    model = read_model(storage.absolute(settings.model))
-    settings = settings.model_copy(update={"out": beside(settings.out, model)})
+    uri = storage.absolute(settings.model)  # workers may run in another folder
+    model = read_model(uri)
+    settings = settings.model_copy(update={"model": uri, "out": beside(settings.out, model)})
     out = storage.absolute(settings.out)
     differing = check_match(held[0], model, accepted=settings.accept_mismatch)
     plans = [_plan(settings, data, model) for data in held]

@@ -15,7 +15,7 @@ from avader.catalogue.provenance import provenance
 from avader.config import ClassifySettings
 from avader.images.checks import Reason
 from avader.inference.symmetry import stability
-from avader.io import shards, storage
+from avader.io import shards
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.pipelines.closing import close
@@ -147,9 +147,8 @@ class ClassifyUnit:
 
     def __post_init__(self) -> None:
         keep_freed_memory()
-        uri = storage.absolute(self.settings.model)
         self.model = load_model(
-            uri,
+            self.settings.model,
             device=TORCH_DEVICE[self.settings.device],
             precision=self.settings.precision,
             tile=self.settings.tile,

@@ -3,7 +3,7 @@
 Below the output folder: plan.json (what it is for), trials/ (a record a trial that has ended),
 unfinished/ (values and state of those that have not), trials.csv (a row a trial), and best.toml,
 written last. The same command goes on after anything was killed; trials that have ended are kept,
-begun ones go on after their last epoch.
+begun ones go on from the state that was written last.
 """
 
 import logging
@@ -158,9 +158,11 @@ def _search(
     if ledger.problem:
         raise InputError(ledger.problem)
     if ledger.lost:
+        done = len(ledger.records)
+        others = f"; with --trials {done} it takes the best of the others" if done else ""
         raise TrainingError(
             f"{len(ledger.lost)} trial(s) were lost after {settings.max_failures} restarts: "
-            f"{ledger.lost[0]}. The same command goes on with them."
+            f"{ledger.lost[0]}. The same command goes on with them{others}."
         )
     return ledger.records
 

@@ -30,7 +30,8 @@ LEAST_FWHM, MOST_FWHM = 0.1, 1000.0
 def read_psf(data: bytes, name: str) -> Kernel:
     """The PSF (h, w) in the first image of a FITS file, plain or gzipped, its sum made 1.
 
-    name: of the file, for messages. Its sides are odd and it peaks within a pixel of the middle,
+    name: of the file, for messages. Rows are as in the file, the first one along the images' first.
+    Its sides are odd and it peaks within a pixel of the middle,
     since elsewhere it would move every image; single values may be below 0. Raises InputError.
     """
     if not data.startswith((START, GZIP_START)):

@@ -157,6 +157,17 @@ def test_stability_of_turns_done_by_hand(ray_session, data, tmp_path):
         classified(model, data, tmp_path / "out")
 
 
+def test_workers_in_another_folder_find_the_model(model, data, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(classifying, "classify", lambda settings, *_, **__: begun.append(settings))
+    (tmp_path / "model").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    classify.run(ClassifySettings(model="model", data=data, out="out", dry_run=True))
+    monkeypatch.chdir("/")
+    worker = classifying.ClassifyUnit(begun[0])
+    assert worker.model.digest == avader.load_model(model).digest
+
+
 def test_encodings_that_are_not_finite_are_rejects(model, data, tmp_path, monkeypatch):
     settings = ClassifySettings(model=model, data=data, out=str(tmp_path), stability=True)
     worker = classifying.ClassifyUnit(settings)

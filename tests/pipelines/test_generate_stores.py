@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 import avader
+from avader.api import remade
 from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
@@ -20,6 +21,7 @@ from avader.io import shards
 from avader.pipelines import generate, verify
 from avader.pipelines.drawing import planning
 from avader.pipelines.progress import size
+from avader.synthetic.sky import SyntheticSky
 from avader.training.precision import has_native_bfloat16
 from tests.tiny import NETWORK, write_tiny_model
 
@@ -118,6 +120,22 @@ class TestStores:
                 np.testing.assert_array_equal(found[name], values, err_msg=name)
                 assert found[name].dtype == values.dtype, name
 
+    def test_truth_of_many_is_measured_some_at_a_time(self, draw, monkeypatch):
+        """Their images are let go: of a million they would fill the memory."""
+        catalogue, measure, sizes = draw(store="recipe"), SyntheticSky.measured_images, []
+
+        def measured(sky, drawn):
+            sizes.append(len(drawn["index"]))
+            return measure(sky, drawn)
+
+        whole = catalogue.truth(range(COUNT))
+        monkeypatch.setattr(remade, "DECODE_ROWS", 20)
+        monkeypatch.setattr(SyntheticSky, "measured_images", measured)
+        for name, values in catalogue.truth(range(COUNT)).items():
+            np.testing.assert_array_equal(values, whole[name], err_msg=name)
+        assert sizes == [20, 20, 10]
+        assert catalogue.truth([]).keys() == whole.keys()
+
     @pytest.mark.parametrize("truth", [True, False])
     def test_made_again_by_the_computation_that_was_stored(self, draw, truth, monkeypatch):
         """A GPU compiles each by itself, and their pixels may differ by 1."""
@@ -204,13 +222,25 @@ class TestTorchDataset:
         assert order(seed=1) != first
 
     def test_workers_and_shares_split_the_objects(self, draw):
-        shares = []
-        for number in range(2):
-            data = avader.torch_dataset(draw(store="images"), batch=4, share=(number, 2))
-            loader = DataLoader(data, batch_size=None, num_workers=number)
-            shares.append([index for batch in loader for index in batch["index"].tolist()])
-        assert sorted(shares[0] + shares[1]) == list(range(COUNT))
-        assert min(map(len, shares)) >= 10
+        """As evenly as can be, also where all objects lie in one row group."""
+        for store, of in (("images", 2), ("recipe", 3)):
+            shares = []
+            for number in range(of):
+                data = avader.torch_dataset(draw(store=store), batch=4, share=(number, of))
+                loader = DataLoader(data, batch_size=None, num_workers=number)
+                shares.append([index for batch in loader for index in batch["index"].tolist()])
+            assert sorted(index for share in shares for index in share) == list(range(COUNT))
+            assert {len(share) for share in shares} <= {COUNT // of, -(-COUNT // of)}
+
+    def test_workers_that_stay_follow_the_epoch(self, draw):
+        data = avader.torch_dataset(draw(store="images"), batch=4)
+        orders = []
+        for source in (data, DataLoader(data, None, num_workers=1, persistent_workers=True)):
+            for epoch in range(2):
+                data.set_epoch(epoch)
+                orders.append([int(index) for batch in source for index in batch["index"]])
+        assert orders[:2] == orders[2:]
+        assert orders[0] != orders[1]
 
     @pytest.mark.parametrize("store", ["images", "recipe"])
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

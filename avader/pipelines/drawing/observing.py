@@ -50,7 +50,7 @@ def observing_of(settings: GenerateSettings, model: ModelFiles) -> Observing:
         psf, told = gaussian_psf(settings.psf_fwhm), {"fwhm": settings.psf_fwhm}
     if psf is not None:
         check_size(psf, shape[1:])
-    noise = read_noise(storage.absolute(settings.model)) if settings.noise else None
+    noise = read_noise(settings.model) if settings.noise else None
     if noise is not None:
         Noise(noise.spectrum, shape)
     return Observing(

@@ -58,7 +58,7 @@ class Placing:
 def placing_of(settings: GenerateSettings) -> Placing:
     """What the settings ask for. Raises InputError for a region that cannot be used."""
     if settings.region is not None:
-        data = storage.read_bytes(storage.absolute(settings.region))
+        data = storage.read_bytes(settings.region)
         region = read_region(data, storage.public_uri(settings.region))
     elif settings.cone:
         region = cone(*settings.cone)

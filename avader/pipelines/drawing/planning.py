@@ -24,12 +24,14 @@ from avader.plan import Plan, Receipt, Unit
 from avader.synthetic.sky import DECODE_ROWS
 
 PIXELS = {
-    "images": "uint8, round(255 x) of {} clipped to [0, 1]",
-    "encoded": "files of uint8, round(255 x) of {} clipped to [0, 1]",
-    "recipe": "none; when read uint8, round(255 x) of {} clipped to [0, 1]",
+    "images": "uint8, round(255 x) of {}, clipped to [0, 1]",
+    "encoded": "files of uint8, round(255 x) of {}, clipped to [0, 1]",
+    "recipe": "none; when read uint8, round(255 x) of {}, clipped to [0, 1]",
 }
-RECIPE_ROW = 14
-"""Bytes of index, component and log-likelihood."""
+RECIPE_ROW, TURNED, PLACED = 14, 5, 24
+"""Bytes of index, component and log-likelihood; of how it lies on the sky, and where."""
+PLACING = 128
+"""Bytes that it takes to find an object's place."""
 # Rows of a recipe are a thousandth of an image: more of them in a group, so that readers ask less.
 WRITERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -80,7 +82,7 @@ class SkyRun:
                 "encoding": encoding,
                 "quality": settings.quality or 95 if encoding == "jpeg" else None,
                 "model": self.model.digest,
-                "model_uri": storage.public_uri(storage.absolute(settings.model)),
+                "model_uri": storage.public_uri(settings.model),
                 "random_layout": LAYOUT_VERSION,
                 "writer": WRITERS[settings.store],
                 "versions": package_versions(),
@@ -115,11 +117,10 @@ class SkyRun:
         return stages
 
     def trial(self) -> Callable[[], UnitRows]:
-        """A piece of the first unit's work, for a dry run."""
-        first = self.plan.units[0]
+        """A piece of the largest unit's work, for a dry run."""
+        largest = max(self.plan.units, key=_objects)
         rows = DRAWN_ROWS if self.settings.store == "recipe" else TRIAL_ROWS
-        start, stop = first.inputs["ranges"][0]
-        unit = Unit(first.name, {"ranges": [(start, min(stop, start + rows))]})
+        unit = Unit(largest.name, {"ranges": _first(rows, largest.inputs["ranges"])})
         steps = [stage.make() for stage in self.stages()]
 
         def work() -> UnitRows:
@@ -134,7 +135,7 @@ class SkyRun:
             "shape": [network["bands"], network["size"], network["size"]],
             "latent": network["latent"],
             "components": self.model.config["mixture"]["components"],
-            "pixels": PIXELS[self.settings.store].format(_steps(self.observing)),
+            "pixels": PIXELS[self.settings.store].format(self._steps()),
             "shares": shares_in(self.plan.units),
         }
 
@@ -147,14 +148,38 @@ class SkyRun:
 
     def need(self) -> Need:
         """What a worker takes."""
-        need, region = _need(self.settings, self.model), self.placing.region
-        return need if region is None else replace(need, besides=need.besides + region.nbytes)
+        region = self.placing.region
+        # On a region, a pixel of the highest order may have more than was asked for.
+        rows = max(map(_objects, self.plan.units), default=0)
+        need = _need(self.settings, self.model, rows, placed=region is not None)
+        if region is None:
+            return need
+        return replace(need, besides=need.besides + region.nbytes + PLACING * rows)
+
+    def _steps(self) -> str:
+        """What is rounded, in words."""
+        steps = ["the decoded image"]
+        if self.settings.orientation == "random":
+            steps.append("turned and flipped")
+        if self.observing.psf is not None:
+            steps.append("convolved with the PSF")
+        if self.observing.spectrum is not None:
+            steps.append("with the survey's noise added")
+        return ", ".join(steps)
 
 
 def sky_run(settings: GenerateSettings) -> SkyRun:
     """What the settings ask for. Raises InputError for what cannot be drawn or added."""
-    model = read_model(storage.absolute(settings.model))
-    settings = settings.model_copy(update={"out": beside(settings.out, model)})
+    # Workers may run in another folder.
+    uri, region = storage.absolute(settings.model), settings.region
+    model = read_model(uri)
+    settings = settings.model_copy(
+        update={
+            "model": uri,
+            "region": region and storage.absolute(region),
+            "out": beside(settings.out, model),
+        }
+    )
     check_encoding(settings, model)
     increment = increment_of(settings)
     draw = increment.draw(settings)
@@ -175,17 +200,33 @@ def check_encoding(settings: GenerateSettings, model: ModelFiles) -> None:
         )
 
 
-def _need(settings: GenerateSettings, model: ModelFiles) -> Need:
-    """What a worker takes: rows as one array and as the file, with its encoding.
+def _objects(unit: Unit) -> int:
+    """Objects of a unit."""
+    return sum(stop - start for start, stop in unit.inputs["ranges"])
+
+
+def _first(count: int, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The first so many numbers of ranges of them, as ranges; all where there are fewer."""
+    found = []
+    for start, stop in spans:
+        found.append((start, min(stop, start + count)))
+        count -= found[-1][1] - start
+        if not count:
+            break
+    return found
+
+
+def _need(settings: GenerateSettings, model: ModelFiles, rows: int, *, placed: bool) -> Need:
+    """What a worker takes: so many rows as one array and as the file, with its encoding.
 
     Pixels in slices, too, where they are decoded to floats first; of a recipe the words, normals
     and latents of some objects, all in float64.
     """
     network = model.config["network"]
     image, latent = network["bands"] * network["size"] ** 2, network["latent"]
-    rows = min(settings.rows_per_shard, settings.objects)
     if settings.store == "recipe":
-        wide = RECIPE_ROW + 2 * latent * settings.keep_latent
+        turned = settings.orientation == "random"
+        wide = RECIPE_ROW + TURNED * turned + PLACED * placed + 2 * latent * settings.keep_latent
         return Need(pixels=wide * rows, copies=4.0, besides=8 * 8 * latent * DRAWN_ROWS)
     apart = settings.orientation == "random" or settings.psf or settings.psf_fwhm or settings.noise
     decoded = 3 * 4 * image * min(DECODE_ROWS, rows) * bool(apart)
@@ -195,13 +236,3 @@ def _need(settings: GenerateSettings, model: ModelFiles) -> Need:
         besides=network_bytes(network, tile=settings.tile, device=settings.device) + decoded,
         device=settings.device,
     )
-
-
-def _steps(observing: Observing) -> str:
-    """What is rounded, in words."""
-    steps = ["the decoded image"]
-    if observing.psf is not None:
-        steps.append("convolved with the PSF")
-    if observing.spectrum is not None:
-        steps.append("with the survey's noise added")
-    return ", ".join(steps)

@@ -14,7 +14,6 @@ from avader.catalogue.pixels import named_pixel
 from avader.config import GenerateSettings
 from avader.errors import InputError
 from avader.images.encode import encode_image
-from avader.io import storage
 from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.drawing.placing import Placing, placing_of
@@ -47,7 +46,7 @@ class DrawUnit:
     def __post_init__(self) -> None:
         keep_freed_memory()
         model = load_model(
-            storage.absolute(self.settings.model),
+            self.settings.model,
             device=TORCH_DEVICE[self.settings.device],
             precision=self.settings.precision,
             tile=self.settings.tile,

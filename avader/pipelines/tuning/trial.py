@@ -1,7 +1,8 @@
 """A trial of `tune`: one training in one process, told of epoch by epoch.
 
-After an epoch the state is written below unfinished/, under a name made of the values alone, before
-the epoch is reported: a trial that was killed goes on from there, and reports its epochs again.
+The state is written below unfinished/, under a name made of the values alone, as often as the
+recipe says, after an epoch before that is reported: a trial that was killed goes on from there, and
+reports its epochs again.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray.tune
+import torch
 from pydantic import ValidationError
 
 from avader.errors import InputError, TrainingError
@@ -93,9 +95,15 @@ def trial(values: dict[str, Any], search: Search) -> None:
     for row in state.history:
         _report(row, state, search)
     try:
-        train(state, task, Watch(epoch=lambda state: _epoch_done(state, search, file)))
+        watch = Watch(
+            epoch=lambda state: _epoch_done(state, search, file),
+            batch=lambda state: _batch_done(state, recipe, file),
+        )
+        train(state, task, watch)
     except (InputError, TrainingError) as error:
         _fail(search, str(error))
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _fail(search, f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more'}")
 
 
 def _epoch_done(state: TrainingState, search: Search, file: str) -> None:
@@ -103,6 +111,12 @@ def _epoch_done(state: TrainingState, search: Search, file: str) -> None:
     if last or state.epoch % search.recipe.checkpoint_epochs == 0:
         storage.write_bytes(file, state.to_bytes())
     _report(state.history[-1], state, search)
+
+
+def _batch_done(state: TrainingState, recipe: Recipe, file: str) -> None:
+    every = recipe.checkpoint_steps
+    if every and state.progress is not None and state.progress.batches % every == 0:
+        storage.write_bytes(file, state.to_bytes())
 
 
 def _report(row: Metrics, state: TrainingState, search: Search) -> None:
