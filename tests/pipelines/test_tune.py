@@ -269,7 +269,7 @@ def test_a_trial_keeps_its_state_within_an_epoch_where_asked(alone, tmp_path):
 
     values = {"optimiser.learning_rate": 1e-3}
     for steps, kept in ((0, []), (1, ["state.pt"])):
-        recipe = changed(search=RATES, checkpoint_epochs=1000, checkpoint_steps=steps)
+        recipe = changed(search=RATES, held_out=0.1, checkpoint_epochs=1000, checkpoint_steps=steps)
         with pytest.raises(EndError):
             alone(recipe, values, report)
         folder = Path(trial_folder(str(tmp_path), values))
