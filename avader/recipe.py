@@ -178,8 +178,8 @@ class Mixture(Section):
 
     components: Positive | Literal["auto"] = 12
     """K, components; auto counts them by a Dirichlet-process mixture (paper, section 4.1)."""
-    most_components: int = Field(30, ge=2)
-    """Components that auto begins with; more than are needed."""
+    most_components: int = Field(30, ge=2, le=1000)
+    """Components that auto begins with; more than are needed. It counts them in 1,000 images."""
     start: Literal["em", "graph"] = "em"
     """The first mixture: k-means and EM, the likeliest of several starts (the paper's way); or
     the least normalised cut of a graph of shared neighbours."""
@@ -203,6 +203,15 @@ class Mixture(Section):
     least_share: float = Field(0.0, ge=0, lt=1)
     """A component whose mean responsibility over an epoch is below this share of 1/K starves: it
     is made again as half of the largest one; 0 never does so."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scaled and self.responsibilities == "bound":
+            raise ValueError(
+                f"scaled: wanted 0 with responsibilities = bound, got {self.scaled:g}; s3VDC's are "
+                "of a sample or the mean"
+            )
+        return self
 
 
 class Schedule(Section):

@@ -78,6 +78,11 @@ def test_lists_and_switches():
          ["--network.size: wanted a multiple of 8, got 50"]),
         ("train", ["--data", "d", "--out", "o", "--recipe", "small",
                    "--network.kernels", "3,4,5"], ["wanted odd sizes"]),
+        ("train", ["--data", "d", "--out", "o", "--recipe", "small",
+                   "--mixture.responsibilities", "bound", "--mixture.scaled", "50"],
+         ["scaled: wanted 0 with responsibilities = bound, got 50"]),
+        ("train", ["--data", "d", "--out", "o", "--recipe", "small",
+                   "--mixture.most-components", "1200"], ["--mixture.most-components"]),
     ],
 )  # fmt: skip
 def test_bad_settings_are_told_in_words(verb, arguments, words):

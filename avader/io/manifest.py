@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from avader.errors import InputError
-from avader.io import storage
+from avader.io import conditional, storage
 from avader.io.models import parse_json
 from avader.io.shards import receipt_json
 from avader.plan import Plan, Receipt
@@ -59,8 +59,10 @@ def open_plan(out: str, plan: Plan) -> None:
 
     Raises InputError where the folder holds another plan, with what differs.
     """
-    if not check_plan(out, plan):
-        storage.write_bytes(storage.join(out, PLAN), _plan_bytes(plan))
+    uri = storage.join(out, PLAN)
+    # Another run may claim it between the look and the writing: what it wrote is not written over.
+    if not check_plan(out, plan) and conditional.create(uri, _plan_bytes(plan)) is None:
+        check_plan(out, plan)
 
 
 def check_plan(out: str, plan: Plan) -> bool:

@@ -78,11 +78,14 @@ def join(uri: str, *names: str) -> str:
 def parent(uri: str) -> str:
     """The URI of the folder that holds this one's object."""
     head, slash, _ = uri.rstrip("/").rpartition("/")
-    return head if slash else "."
+    return (head or "/") if slash else "."
 
 
 def absolute(uri: str) -> str:
-    """The URI with a local path made absolute, so that workers elsewhere in the tree find it."""
+    """The URI with a local path made absolute, so that workers elsewhere in the tree find it; of
+    S3 under its own name."""
+    if uri.startswith("s3a://"):  # Hadoop's name for it; listings say s3
+        uri = uri.replace("s3a", "s3", 1)
     return filesystem(uri)[1] if is_local(uri) else uri
 
 

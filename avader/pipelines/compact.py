@@ -151,7 +151,8 @@ def _join(uri: str, schema: pa.Schema, unit: Unit, _: None) -> UnitRows:
     rejects = [shards.read_whole_part(uri, part) for part in unit.inputs["rejects"]]
     refused = pa.concat_tables([reject_schema().empty_table(), *rejects])
     names = pa.array([unit.name] * refused.num_rows, pa.string())
-    refused = refused.set_column(refused.column_names.index("unit"), "unit", names)
+    at = refused.schema.get_field_index("unit")
+    refused = refused.set_column(at, refused.schema.field(at), names)
     return UnitRows(table.num_rows + refused.num_rows, table, refused)
 
 

@@ -1,5 +1,6 @@
 """What a run would take: units, bytes, time and cost, from a small piece of its own work."""
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,11 +32,10 @@ class Trial:
     pace: float = 0.0
 
 
-def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need, *, workers: int) -> None:
-    """Say what the run would take; nothing is written, no Ray is started.
+def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need) -> None:
+    """Say what the run would take on this machine; nothing is written, no Ray is started.
 
-    need: memory of a worker. workers: processes that would work. Raises InputError where the
-    folder is another plan's.
+    need: memory of a worker. Raises InputError where the folder is another plan's.
     """
     out = storage.absolute(settings.out)
     manifest.check_plan(out, plan)
@@ -56,11 +56,20 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need, *, wor
             _written(trial.start(), plan.settings.get("writer", shards.WRITER)),
             rows,
             share=left / max(1, len(plan.units)),
-            workers=workers,
+            workers=settings.workers or _workers(need),
         )
     say(f"  each worker takes {need}")
     for machine in settings.machines:
         say(f"  {cost_line(machine, rows)}")
+
+
+def _workers(need: Need) -> int:
+    """Processes that would work on this machine: one a GPU, or one a core."""
+    if need.device == "cpu":
+        return os.cpu_count() or 1
+    import torch  # the trial, on a GPU, has loaded it
+
+    return max(1, torch.cuda.device_count())
 
 
 def _written(
@@ -82,6 +91,9 @@ def _say_measured(
     work()  # the first one also loads what is needed
     began = time.perf_counter()
     done, written = work()
+    if not done:
+        say("  bytes and time are not known: nothing is selected of the rows that were tried")
+        return
     rate = done / (time.perf_counter() - began)
     reads = f"reads {size(round(trial.size * share))}, " if trial.size else ""
     say(f"  {reads}writes about {size(written * rows // done)}")

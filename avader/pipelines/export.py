@@ -198,7 +198,9 @@ def _about(
     if "model" in held.settings:
         own["model"] = held.settings["model"]
     if "data" in held.settings:
-        own["data_manifest_sha256"] = held.settings["data"]
+        increments = growth.read_increments(storage.absolute(settings.catalogue))
+        digests = dict.fromkeys(name for one in increments for name in growth.data_of(one))
+        own["data_manifest_sha256"] = ", ".join(digests)
     own["catalogue_avader_version"] = held.provenance.get("versions", {}).get("avader", "unknown")
     own["export_avader_version"] = version("avader")
     return export.About(

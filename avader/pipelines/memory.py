@@ -17,7 +17,7 @@ import pyarrow as pa
 from avader.errors import InputError
 from avader.io.manifest import Manifest
 from avader.pipelines.progress import size
-from avader.plan import Unit
+from avader.plan import Plan, Unit
 from avader.recipe import Network
 
 MIB = 2**20
@@ -78,13 +78,16 @@ def network_bytes(network: Mapping[str, Any], *, tile: int, device: str = "cpu")
     return 0 if device == "gpu" else tile * Network.model_validate(network).image_memory
 
 
-def packing_need(settings: Mapping[str, Any], *, stored: int) -> Need:
-    """What a worker takes that packs; settings: of the plan; stored: bytes of an image as stored.
+def packing_need(plan: Plan, *, stored: int) -> Need:
+    """What a worker takes that packs; stored: bytes of an image as stored.
 
     Images one by one, as one array, in order, and as the file with its encoding; and the images as
     they came, which are taken to be no larger.
     """
-    return Need(pixels=stored * settings["rows_per_shard"], copies=7.0)
+    usual = plan.settings["rows_per_shard"]
+    # A pixel that is there already, or cannot be cut further, may have more than was asked for.
+    most = max((unit.inputs.get("count", usual) for unit in plan.units), default=usual)
+    return Need(pixels=stored * most, copies=7.0)
 
 
 def joining_need(schema: pa.Schema, units: Iterable[Unit], *, stored: int = 0) -> Need:

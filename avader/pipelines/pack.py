@@ -1,6 +1,6 @@
 """`pack`: cutouts of any source become shards, of pixels or files, with a manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from avader.pipelines.packing.planning import (
 from avader.pipelines.packing.worker import PackUnit
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.services import SharedPace, check_service, find_witness, service_of
-from avader.pipelines.stages import Stage
+from avader.pipelines.stages import Stage, UnitRows
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
@@ -32,6 +32,9 @@ from avader.survey.selection import ROWS, select
 from avader.survey.services import Service
 from avader.survey.sky import times_read
 from avader.survey.sources import Columns, Source, open_source
+
+TRIED = 20
+"""Pieces of a source in which a dry run looks for objects."""
 
 
 def run(settings: PackSettings) -> None:
@@ -83,7 +86,7 @@ def run(settings: PackSettings) -> None:
         trial=_trial(settings, source, plan.units, service, worker),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
-        need=packing_need(plan.settings, stored=stored),
+        need=packing_need(plan, stored=stored),
     )
     if not settings.dry_run:
         growth.publish(increment.root, increment.number)
@@ -105,8 +108,16 @@ def _trial(
     if service is not None:  # it is not asked for a dry run
         return Trial(source.objects, 0, pace=settings.service.rate)
     size = sum(source.sizes) * (times_read(source, units) if source.has_positions else 1)
-    first = source.units(TRIAL_ROWS)[0]
-    return Trial(source.objects, round(size), lambda: partial(worker, first, None))
+    return Trial(source.objects, round(size), lambda: _first_with_objects(source, worker))
+
+
+def _first_with_objects(source: Source, worker: PackUnit) -> Callable[[], UnitRows]:
+    """Packs the first piece, of a few from all of a source, of which anything is selected."""
+    pieces = source.units(TRIAL_ROWS)
+    for piece in pieces[:: max(1, len(pieces) // TRIED)]:
+        if worker(piece, None).rows_in:
+            return partial(worker, piece, None)
+    return partial(worker, pieces[0], None)
 
 
 def _opening(settings: PackSettings, source: Source, plan: Plan, service: Service | None) -> str:

@@ -211,13 +211,14 @@ def read_images(
     by_part: dict[str, set[str]] = {}
     for one in chosen:
         by_part.setdefault(one.part, set()).add(one.object_id)
-    # A compacted catalogue has other parts than its cutouts: theirs are gone through by id.
-    moved = set().union(*(by_part.pop(part) for part in by_part.keys() - set(data.paths)))
     found: dict[str, np.ndarray] = {}
     for part, names in sorted(by_part.items()):
-        found |= _read_shard(storage.join(data.uri, part), names, read)
+        if part in data.paths:
+            found |= _read_shard(storage.join(data.uri, part), names, read)
+    # A compacted catalogue has other rows in a part than its cutouts have in the part of that name:
+    # all of theirs are gone through by id.
     for part in data.paths:
-        if not moved <= found.keys():
+        if moved := {one.object_id for one in chosen} - found.keys():
             found |= _read_shard(storage.join(data.uri, part), moved, read)
     if missing := {one.object_id for one in chosen} - found.keys():
         raise InputError(

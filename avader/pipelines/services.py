@@ -11,6 +11,7 @@ from avader.catalogue.pixels import position_problem
 from avader.config import ServiceSettings
 from avader.errors import InputError
 from avader.images.checks import CutoutError
+from avader.pipelines.stages import gets_on
 from avader.plan import Unit
 from avader.recipe import Preprocessing
 from avader.survey.client import WITNESSES, Client, Pace, Place
@@ -119,8 +120,13 @@ class SharedPace:
         self.actor: ActorHandle = kept.remote(rate)
 
     def turn(self) -> float:
-        """Reserve the next turn; seconds until it comes."""
-        return ray.get(self.actor.turn.remote())
+        """Reserve the next turn; seconds until it comes.
+
+        Many workers wait long for their turns: a unit that asks for one has not stalled.
+        """
+        wait = ray.get(self.actor.turn.remote())
+        gets_on()
+        return float(wait)
 
     def pause(self, seconds: float) -> None:
         """Give no turn for so long."""

@@ -8,6 +8,7 @@ and end everybody's work.
 import faulthandler
 import json
 import pickle
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -195,14 +196,48 @@ def outcome_of(block: pa.Table) -> Outcome:
     return Outcome(unit.name, None, *json.loads(problem))
 
 
+class _Watch:
+    """What ends this process where a stage of a unit lasts longer than a limit, seconds.
+
+    By a thread of C, since what hangs may hold Python's lock. The stack goes to the worker's log.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.limit: float | None = None
+
+    def set(self, limit: float | None) -> None:
+        """Begin to watch, or with None end it."""
+        with self.lock:
+            self.limit = limit
+            self._start()
+
+    def begin_anew(self) -> None:
+        """Give what is watched, if anything is, its whole time again."""
+        with self.lock:
+            if self.limit is not None:
+                self._start()
+
+    def _start(self) -> None:
+        if self.limit is None:
+            faulthandler.cancel_dump_traceback_later()
+        else:
+            faulthandler.dump_traceback_later(self.limit, exit=True, file=STDERR)
+
+
+_WATCH = _Watch()
+
+
 @contextmanager
 def _watched(limit: float) -> Iterator[None]:
-    """End this process if the block lasts longer, with its stack in the worker's log.
-
-    By a thread of C, since what hangs may hold Python's lock.
-    """
-    faulthandler.dump_traceback_later(limit, exit=True, file=STDERR)
+    """End this process if the block lasts longer, and does not say meanwhile that it gets on."""
+    _WATCH.set(limit)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        _WATCH.set(None)
+
+
+def gets_on() -> None:
+    """Say, from any thread, that the unit under way has not stalled: its time begins anew."""
+    _WATCH.begin_anew()

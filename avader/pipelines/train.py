@@ -55,6 +55,7 @@ def run(settings: TrainSettings) -> None:
     recipe = recipe_of(settings)
     cutouts = growth.read_whole(data, kind="cutouts")
     check(recipe, cutouts)
+    _check_start(recipe)
     if settings.mlflow is not None:
         tracking.require_mlflow()
     if settings.memory_limit and settings.workers:
@@ -131,6 +132,18 @@ def check(recipe: Recipe, cutouts: Manifest) -> None:
         raise InputError(
             f"--outside-weight {recipe.outside_weight} wants source masks, {uri} has none; pack "
             "with --preprocessing.source-mask, or train with --outside-weight 1"
+        )
+
+
+def _check_start(recipe: Recipe) -> None:
+    """Raise InputError where the first mixture would have fewer images than components.
+
+    Not in `check`: of a search it is the trial that fails.
+    """
+    if recipe.mixture.initial_rows < recipe.components:
+        raise InputError(
+            f"--mixture.initial-rows: wanted at least {recipe.components}, one for each component, "
+            f"got {recipe.mixture.initial_rows}"
         )
 
 

@@ -6,7 +6,6 @@ repeated with the same command. A unit that fails again and again is set aside, 
 """
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -79,7 +78,7 @@ def finish_folder(
     """
     out = storage.absolute(settings.out)
     if settings.dry_run:
-        dry_run(plan, settings, trial, need, workers=settings.workers or os.cpu_count() or 1)
+        dry_run(plan, settings, trial, need)
         return None
     manifest.open_plan(out, plan)
     with holding(out, lambda: manifest.is_finished(out)) as unfinished:

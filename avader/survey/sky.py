@@ -26,9 +26,9 @@ ROWS, READERS = 500_000, 4
 def sky_units(source: Source, *, limit: int, given: Sequence[Pixel] = ()) -> tuple[Unit, ...]:
     """Units of at most `limit` objects in nested order, then those without a position.
 
-    A pixel of order 10 is not cut, whatever it holds. Units without a position hold at most so
-    many objects, and those of one row group. Every object is in one unit. given: pixels of the
-    increments before, which stay as they are.
+    A pixel of order 10 is not cut, whatever it holds, nor is one of those given. Units without a
+    position hold at most so many objects, and those of one row group. Every object is in one unit.
+    given: pixels of the increments before, which stay as they are.
     """
     ranges = source.units(ROWS)
     with ThreadPoolExecutor(READERS) as pool:

@@ -28,7 +28,8 @@ def held_out(state: TrainingState, task: Task) -> Metrics:
     trains_mixture = at(recipe.schedule, state.epoch).trains_mixture
     model = state.model.eval()
     start, stop = near_equal(len(rows), group.world)[group.rank]
-    totals = torch.zeros(2, dtype=torch.float64)
+    # On the device, since GPUs that train together add up nothing else.
+    totals = torch.zeros(2, dtype=torch.float64, device=state.device)
     for part in images.some(rows[start:stop], BATCH):
         x = as_images(part.pixels, state.device)
         noise = normals(recipe.seed, 0, part.share.rows, recipe.network.latent)
@@ -39,7 +40,7 @@ def held_out(state: TrainingState, task: Task) -> Metrics:
             g = closed_form_responsibilities(mean, logvar, mixture)
             kl = losses.mixture_kl(mean, logvar, g, mixture)
         error = losses.reconstruction(x, x_hat, recipe.loss).double()
-        totals += torch.stack([error.sum(), kl.sum()]).cpu()
+        totals += torch.stack([error.sum(), kl.sum()])
     group.add([totals])
     reconstruction, kl_mean = (totals / len(rows)).tolist()
     return {

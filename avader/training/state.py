@@ -117,7 +117,8 @@ class TrainingState:
             )
         # weights_only: tensors and plain values, never code.
         content = io.BytesIO(data[len(MARK) + DIGEST :])
-        saved: dict[str, Any] = torch.load(content, map_location=self.device, weights_only=True)
+        # On the CPU, where an epoch's sums stay; parts of the model take theirs to their device.
+        saved: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
         if saved.get("version") != VERSION:
             raise TrainingError(
                 f"checkpoint: wanted version {VERSION}, got {saved.get('version')}; "

@@ -8,7 +8,7 @@ import pytest
 from avader.catalogue import rows
 from avader.catalogue.selection import Cone, Selection
 from avader.errors import InputError
-from avader.io import manifest, shards
+from avader.io import manifest, shards, storage
 from avader.plan import Plan, Unit, unit_name
 
 UNITS = tuple(Unit(unit_name(number), {"number": number}) for number in range(3))
@@ -85,6 +85,23 @@ def test_manifest_is_read_back(tmp_path):
     assert written.totals == {"rows_in": 6, "rows": 3, "rejects": 3}
     assert written.fingerprint == PLAN.fingerprint
     assert pq.read_table(tmp_path / written.paths[0]).num_rows == 1
+
+
+def test_a_plan_is_not_written_over_by_who_looked_before_it_was_there(tmp_path, monkeypatch):
+    """Two commands for one folder in one moment: one of them has it."""
+    other, out = Plan("cutouts", {"size": 9, "deep": {"a": [1]}}, UNITS), str(tmp_path)
+    exists = storage.exists
+
+    def look(uri):
+        there = exists(uri)
+        monkeypatch.setattr(storage, "exists", exists)
+        manifest.open_plan(out, PLAN)  # the other command, right after this one's look
+        return there
+
+    monkeypatch.setattr(storage, "exists", look)
+    with pytest.raises(InputError, match="another plan"):
+        manifest.open_plan(out, other)
+    assert manifest.check_plan(out, PLAN)
 
 
 def test_another_plan_is_refused_with_what_differs(tmp_path):

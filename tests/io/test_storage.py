@@ -91,3 +91,8 @@ def test_join_and_parent():
     assert storage.join("s3://b/x/", "parts", "1") == "s3://b/x/parts/1"
     assert storage.parent("s3://b/x/y") == "s3://b/x"
     assert storage.parent("name") == "."
+    assert storage.parent("/name") == "/"
+
+
+def test_s3_has_one_name():
+    assert storage.absolute("s3a://b/s3a/x") == "s3://b/s3a/x"

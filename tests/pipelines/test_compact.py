@@ -8,6 +8,7 @@ import pytest
 
 from avader.catalogue.pixels import named_pixel
 from avader.catalogue.rows import Reject
+from avader.catalogue.schema import reject_schema
 from avader.config import CompactSettings, VerifySettings
 from avader.errors import InputError
 from avader.images.checks import Reason
@@ -59,6 +60,9 @@ def test_rows_stay_and_shards_are_cut_anew(grown, tmp_path, ray_session):
             first, stop = named_pixel(part["path"][len("parts/") : -len(".parquet")]).span
             here = shards.read_part(out, part["path"])["_healpix_29"].to_numpy()
             assert ((first <= here) & (here < stop)).all()
+    for part in after.parts:
+        rejects = shards.read_part(out, part["rejects_path"])
+        assert rejects.schema.field("unit").metadata == reject_schema().field("unit").metadata
     verify.run(VerifySettings(catalogue=out))
 
 

@@ -1,9 +1,11 @@
 """What a run would take, said without doing it; and that nothing is touched."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from avader import config
 from avader.catalogue.provenance import provenance
@@ -21,9 +23,10 @@ from avader.io import growth, shards
 from avader.io.manifest import open_plan, read_manifest, write_manifest
 from avader.io.models import read_model
 from avader.mixture.sample import Draw
-from avader.pipelines import classify, compact, generate, pack, units
+from avader.pipelines import classify, compact, dry_run, generate, pack, units
 from avader.pipelines.drawing.worker import DrawUnit
 from avader.pipelines.dry_run import cost_line
+from avader.pipelines.memory import Need
 from avader.pipelines.progress import size
 from avader.plan import Unit
 from avader.recipe import Preprocessing
@@ -123,6 +126,25 @@ def test_pack_and_generate(model, tmp_path, said):
     assert "  10,000 units; 100,000,000 objects to do" in said()
     assert any(line.startswith("  writes about ") for line in said())
     assert not out.exists()
+
+
+@pytest.mark.parametrize("tried", [20, 1])
+def test_of_a_selection_there_may_be_none_among_the_first(tmp_path, said, monkeypatch, tried):
+    """Votes grow along the table."""
+    monkeypatch.setattr(pack, "TRIED", tried)
+    source, out = write_table(tmp_path / "table.parquet", 300), str(tmp_path / "out")
+    chosen = {"min_votes": 290, "votes_column": "votes", "preprocessing": SMALL}
+    pack.run(PackSettings(source=source, out=out, dry_run=True, **chosen))
+    known = any(line.endswith("as 10 were done here") for line in said())
+    unknown = "  bytes and time are not known: nothing is selected of the rows that were tried"
+    assert known == (tried == 20)
+    assert (unknown in said()) == (tried == 1)
+
+
+def test_on_gpus_there_is_a_worker_for_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert dry_run._workers(Need(device="gpu")) == 3
+    assert dry_run._workers(Need()) == os.cpu_count()
 
 
 def test_what_is_done_is_not_counted(model, tmp_path, said):

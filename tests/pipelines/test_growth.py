@@ -10,10 +10,16 @@ from hats.io.validation import is_valid_catalog
 
 import avader
 from avader.catalogue.pixels import named_pixel
-from avader.config import ClassifySettings, HatsSettings, PackSettings, VerifySettings
+from avader.config import (
+    ClassifySettings,
+    ExportSettings,
+    HatsSettings,
+    PackSettings,
+    VerifySettings,
+)
 from avader.errors import InputError
 from avader.io import growth, storage
-from avader.pipelines import classify, hats, pack, verify
+from avader.pipelines import classify, export, hats, pack, verify
 from avader.recipe import Preprocessing
 from tests.pipelines.test_kill import contents
 from tests.tiny import PREPROCESSING, png_bytes, write_table, write_tiny_model
@@ -65,6 +71,16 @@ def test_the_catalogue_is_of_both(grown):
     assert packed.totals == {"rows_in": FIRST + LATER, "rows": FIRST + LATER - 3, "rejects": 3}
     for folder in (data, out):
         verify.run(VerifySettings(catalogue=folder))
+
+
+def test_a_file_of_the_catalogue_names_the_data_of_both(grown, tmp_path):
+    data, out, _, _ = grown
+    file = tmp_path / "rows.vot"
+    export.run(ExportSettings(catalogue=out, out=str(file)))
+    text = file.read_text(errors="replace")
+    digests = [held.digest for held in growth.read_increments(data)]
+    assert len(digests) == 2
+    assert ", ".join(digests) in text
 
 
 @pytest.mark.long

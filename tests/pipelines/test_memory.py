@@ -22,9 +22,10 @@ from avader.pipelines.memory import (
     Need,
     joining_need,
     network_bytes,
+    packing_need,
     workers_with_room,
 )
-from avader.plan import Unit
+from avader.plan import Plan, Unit
 from avader.recipe import PUBLISHED_NETWORK, Network, Preprocessing
 from tests.catalogues import classified
 from tests.pipelines.packed import write_packed
@@ -292,6 +293,14 @@ before = peak_memory()
 engine.decode(engine.encode(images)[0])
 print(peak_memory() - before, network_bytes(PUBLISHED_NETWORK.model_dump(), tile=48))
 """
+
+
+def test_a_pixel_that_was_there_may_have_more_than_was_asked_for():
+    units = tuple(Unit(name, {"count": count}) for name, count in (("a", 40), ("b", 5000)))
+    plan = Plan("cutouts", {"rows_per_shard": 1000}, units)
+    assert packing_need(plan, stored=16).pixels == 5000 * 16
+    files = Plan("cutouts", plan.settings, (Unit("a", {"paths": []}),))
+    assert packing_need(files, stored=16).pixels == 1000 * 16
 
 
 @pytest.mark.long

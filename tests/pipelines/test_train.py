@@ -169,6 +169,7 @@ def test_checkpoints_may_come_otherwise(whole, data):
         (changed(network={"bands": 3}), "wants 3 x 16 x 16 px .* holds 1 x 16 x 16; set --network"),
         (changed(network={"size": 32}), "wants 1 x 32 x 32 px .* holds 1 x 16 x 16; set --network"),
         (changed(mixture={"components": 61}), "got 61 components and 60 images"),
+        (changed(mixture={"components": 3, "initial_rows": 2}), "wanted at least 3, one for each"),
     ],
 )
 def test_a_recipe_that_does_not_fit(recipe, message, data, tmp_path):

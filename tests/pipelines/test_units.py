@@ -4,6 +4,8 @@ import gc
 import logging
 import os
 import signal
+import subprocess
+import sys
 import time
 import weakref
 from functools import partial
@@ -189,6 +191,28 @@ def test_so_many_unusable_units_before_a_good_one_end_the_run_early():
     units._check_hope([*bad[:-1], Outcome("1", None, "died", unusable=False)], {})
     with pytest.raises(InputError, match=r"^wanted x$"):
         units._check_hope(bad, {})
+
+
+WATCHED = """
+import sys, time
+from avader.pipelines import stages
+
+stages.gets_on()  # nothing is watched
+with stages._watched(0.6):
+    for _ in range(4):
+        time.sleep(0.3)
+        if sys.argv[1] == "gets on":
+            stages.gets_on()
+stages.gets_on()
+time.sleep(0.8)
+"""
+
+
+@pytest.mark.parametrize(("how", "code"), [("gets on", 0), ("stalls", 1)])
+def test_a_unit_that_says_that_it_gets_on_has_not_stalled(how, code):
+    ran = subprocess.run([sys.executable, "-c", WATCHED, how], capture_output=True, check=False)
+    assert ran.returncode == code
+    assert (b"most recent call first" in ran.stderr) == (how == "stalls")
 
 
 @pytest.mark.long

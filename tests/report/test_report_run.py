@@ -219,6 +219,19 @@ def test_images_of_a_compacted_catalogue_are_found_by_id(folders):
         report.read_images(data, [replace(lost, part="parts/x.parquet")], rows.pixels)
 
 
+def test_a_compacted_catalogues_parts_may_have_the_names_of_other_cutouts(folders):
+    """As they do where there are no positions: both are numbered from 0."""
+    data = manifest.read_manifest(folders.data)
+    chosen = report.summarise(manifest.read_manifest(folders.catalogue)).examples
+    joined = [replace(one, part=data.paths[0]) for one in chosen]
+    assert len({one.part for one in chosen}) > 1
+    wanted = report.read_images(data, chosen, rows.pixels)
+    found = report.read_images(data, joined, rows.pixels)
+    assert found.keys() == wanted.keys()
+    for row, image in found.items():
+        np.testing.assert_array_equal(image, wanted[row])
+
+
 def test_rejects_of_both_stages_are_counted(folders):
     found = report.count_rejects(manifest.read_manifest(folders.data), stage="packing")
     assert [(one.stage, one.reason, one.count) for one in found] == [("packing", "constant", 1)]

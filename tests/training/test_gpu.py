@@ -57,6 +57,18 @@ def test_a_checkpoint_of_a_gpu_goes_on(recipe, device):
         assert losses(rest) == pytest.approx(losses(whole), rel=1e-3 if device == "cuda" else 0.02)
 
 
+def test_a_checkpoint_within_an_epoch_of_a_gpu_goes_on():
+    kept: list[bytes] = []
+    state, data = fresh_state(PAPER, mean_pixel=0.2, device="cuda"), MemoryImages(images())
+    train(state, Task(PAPER, data), Watch(batch=lambda state: kept.append(state.to_bytes())))
+    for at in (1, -2):
+        again = fresh_state(PAPER, mean_pixel=0.2, device="cuda")
+        again.restore(kept[at])
+        assert again.progress is not None
+        train(again, Task(PAPER, data), Watch())
+        assert losses(again) == pytest.approx(losses(state), rel=1e-3)
+
+
 def test_bfloat16_learns_as_float32():
     fast, _ = trained(OURS.model_copy(update={"precision": "bfloat16"}), "cuda")
     assert losses(fast) == pytest.approx(losses(trained(OURS, "cuda")[0]), rel=0.1)
