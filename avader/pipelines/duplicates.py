@@ -19,7 +19,7 @@ from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.spool import IdSpool
 from avader.plan import Unit
-from avader.survey.sources import describe_row, read_ids, row_number
+from avader.survey.sources import describe_row, read_ids, row_numbers
 
 # Few, since small results of tasks, of up to 100 kB, stay in the driver's memory.
 MOST_TASKS = 200
@@ -52,7 +52,6 @@ def find_duplicates(units: Sequence[Unit], earlier: Sequence[Manifest] = ()) -> 
         _digests.remote(holders[start : start + step]) for start in range(0, len(holders), step)
     )
     counts = [np.zeros(1, np.int64)]
-    by_number: dict[int, str] = {}
     with IdSpool() as spool:
         while waiting:
             try:
@@ -61,12 +60,16 @@ def find_duplicates(units: Sequence[Unit], earlier: Sequence[Manifest] = ()) -> 
                 raise _cause(error) from error
             spool.add(digests)
             counts.append(rows)
-        starts = np.cumsum(np.concatenate(counts))
-        for repeated, kept in spool.repeats():
-            holder, row = _locate(holders, starts, repeated)
-            where = _described(*_locate(holders, starts, kept))
-            by_number[row_number(holder, row)] = f"the same id came first in {where}"
-    return Duplicates(by_number)
+        pairs = np.array(list(spool.repeats()), np.int64).reshape(-1, 2)
+    starts = np.cumsum(np.concatenate(counts))
+    refused = _located(holders, starts, pairs[:, 0])
+    kept = _located(holders, starts, pairs[:, 1])
+    return Duplicates(
+        {
+            number: f"the same id came first in {_described(holder, first)}"
+            for (_, number), (holder, first) in zip(refused, kept, strict=True)
+        }
+    )
 
 
 def _parts(held: Manifest) -> list[Unit]:
@@ -78,9 +81,9 @@ def _parts(held: Manifest) -> list[Unit]:
     ]
 
 
-def _described(holder: Unit, row: int) -> str:
+def _described(holder: Unit, number: int) -> str:
     if holder.inputs["kind"] != PART:
-        return describe_row(holder, row)
+        return describe_row(holder, number)
     uri, path = holder.inputs["uri"], holder.inputs["path"]
     return f"{storage.public_uri(storage.join(uri, path))}, which the data set has already"
 
@@ -92,9 +95,23 @@ def _cause(error: Exception) -> Exception:
     return error
 
 
-def _locate(units: Sequence[Unit], starts: NDArray[np.int64], row: int) -> tuple[Unit, int]:
-    number = int(np.searchsorted(starts, row, side="right")) - 1
-    return units[number], int(row - starts[number])
+def _located(
+    holders: Sequence[Unit], starts: NDArray[np.int64], rows: NDArray[np.int64]
+) -> list[tuple[Unit, int]]:
+    """What holds each of some rows of all, and the row's number in the whole source.
+
+    Of a selection the numbers are read again: once for all rows of a holder.
+    """
+    owners = np.searchsorted(starts, rows, side="right") - 1
+    numbers = rows - starts[owners]
+    order = np.argsort(owners, kind="stable")
+    for mine in np.split(order, np.flatnonzero(np.diff(owners[order])) + 1):
+        if len(mine) and (holder := holders[owners[mine[0]]]).inputs["kind"] != PART:
+            numbers[mine] = row_numbers(holder)[numbers[mine]]
+    return [
+        (holders[owner], number)
+        for owner, number in zip(owners.tolist(), numbers.tolist(), strict=True)
+    ]
 
 
 @ray.remote(num_cpus=1)

@@ -82,23 +82,25 @@ def read_objects(unit: Unit) -> Iterator[pa.Table]:
         yield from _objects(inputs, numbers, rows)
 
 
-def row_number(unit: Unit, row: int) -> int:
-    """The number in the whole source of a row of a unit in source order."""
+def row_numbers(unit: Unit) -> Numbers:
+    """The numbers in the whole source of the rows of a unit in source order, (N,)."""
     inputs = unit.inputs
     if inputs["kind"] == "files":
-        return int(inputs["start"]) + row
+        return int(inputs["start"]) + np.arange(len(inputs["paths"]))
     if not _deciding(inputs):
-        (_, _, _, _, start), *_ = inputs["pieces"]
-        return int(start) + row
+        (_, _, _, rows, start), *_ = inputs["pieces"]
+        return int(start) + np.arange(rows)
     parts = _parts(unit, [inputs["columns"]["id"]], at_once=LIGHT)
-    return int(np.concatenate([numbers for numbers, _ in parts])[row])
+    return np.concatenate([numbers for numbers, _ in parts])
 
 
-def describe_row(unit: Unit, row: int) -> str:
-    """Where a row of a unit stands in the source, for people; rows of a table count from 0."""
+def describe_row(unit: Unit, number: int) -> str:
+    """Where the row of this number in the whole source, one of a unit's, stands, for people.
+
+    Rows of a table count from 0.
+    """
     if unit.inputs["kind"] == "files":
-        return str(unit.inputs["paths"][row])
-    number = row_number(unit, row)
+        return str(unit.inputs["paths"][number - int(unit.inputs["start"])])
     path, first, start = next(
         (path, first, start)
         for path, _, first, rows, start in unit.inputs["pieces"]

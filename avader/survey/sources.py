@@ -20,7 +20,7 @@ from avader.io import storage
 from avader.plan import Unit, canonical_json, ranges, unit_name
 from avader.survey.galaxy_zoo import Selection
 from avader.survey.image_files import IMAGE_SUFFIXES
-from avader.survey.reading import describe_row, read_ids, read_objects, read_unit, row_number
+from avader.survey.reading import describe_row, read_ids, read_objects, read_unit, row_numbers
 from avader.survey.tables import Columns, Layout, RowGroups, read_layout
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
     "read_ids",
     "read_objects",
     "read_unit",
-    "row_number",
+    "row_numbers",
 ]
 
 TABLE_SUFFIXES = (".parquet",)

@@ -14,7 +14,7 @@ from avader.errors import InputError
 from avader.plan import Unit
 from avader.survey.galaxy_zoo import PARTS, Selection, key_range, keys_of, part_sizes
 from avader.survey.selection import select
-from avader.survey.sources import Columns, Source, describe_row, open_source, read_ids
+from avader.survey.sources import Columns, Source, describe_row, open_source, read_ids, row_numbers
 from tests.survey.samples import everything, opened, table, write
 
 PAPER = {"train": 159_600, "validation": 5_000, "test": 41_100}
@@ -117,7 +117,7 @@ class TestSelect:
     def test_units_say_where_their_rows_stand(self, votes):
         source = select(opened(votes), votes_column="total_classifications", min_votes=37)
         unit = source.units(10)[2]  # rows 20 to 30 of the table
-        assert [describe_row(unit, row) for row in range(4)] == [
+        assert [describe_row(unit, number) for number in row_numbers(unit)] == [
             f"row {row} of t.parquet" for row in (21, 24, 26, 29)
         ]
 

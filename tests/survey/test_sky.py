@@ -17,7 +17,7 @@ from avader.io import storage
 from avader.plan import Unit
 from avader.survey.selection import select
 from avader.survey.sky import sky_units, times_read
-from avader.survey.sources import Source, describe_row, read_ids, read_unit, row_number
+from avader.survey.sources import Source, describe_row, read_ids, read_unit, row_numbers
 from tests.healpix import pixel_of
 from tests.survey.samples import opened, table, write
 
@@ -130,10 +130,9 @@ def test_bad_positions_have_units_of_their_own(units, whole):
 def test_numbers_and_places_of_rows(units, whole):
     starts = {"0.parquet": 0, "1.parquet": 300, "2.parquet": 500}
     for unit in units[::7]:
-        for row, name in enumerate(read_ids(unit)):
-            number = row_number(unit, row)
+        for number, name in zip(row_numbers(unit).tolist(), read_ids(unit), strict=True):
             assert whole[number]["object_id"] == name
-            _, at, _, path = describe_row(unit, row).split()
+            _, at, _, path = describe_row(unit, number).split()
             assert starts[path] + int(at) == number
 
 
@@ -196,7 +195,7 @@ def test_of_selected_rows(tmp_path, part):
     for unit in units:
         ids = read_ids(unit)
         assert ids == read_unit(unit)["object_id"].to_pylist()
-        assert [f"g{row_number(unit, row)}" for row in range(len(ids))] == ids
+        assert [f"g{number}" for number in row_numbers(unit)] == ids
 
 
 def test_paths_are_below_the_folder_of_their_own_table(tmp_path):
