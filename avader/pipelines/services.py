@@ -124,9 +124,9 @@ class SharedPace:
 
         Many workers wait long for their turns: a unit that asks for one has not stalled.
         """
-        wait = ray.get(self.actor.turn.remote())
-        gets_on()
-        return float(wait)
+        wait = float(ray.get(self.actor.turn.remote()))
+        gets_on(wait)
+        return wait
 
     def pause(self, seconds: float) -> None:
         """Give no turn for so long."""

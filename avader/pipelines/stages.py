@@ -212,17 +212,17 @@ class _Watch:
             self.limit = limit
             self._start()
 
-    def begin_anew(self) -> None:
-        """Give what is watched, if anything is, its whole time again."""
+    def begin_anew(self, besides: float) -> None:
+        """Give what is watched, if anything is, its whole time again, and so many seconds."""
         with self.lock:
             if self.limit is not None:
-                self._start()
+                self._start(besides)
 
-    def _start(self) -> None:
+    def _start(self, besides: float = 0.0) -> None:
         if self.limit is None:
             faulthandler.cancel_dump_traceback_later()
         else:
-            faulthandler.dump_traceback_later(self.limit, exit=True, file=STDERR)
+            faulthandler.dump_traceback_later(self.limit + besides, exit=True, file=STDERR)
 
 
 _WATCH = _Watch()
@@ -238,6 +238,9 @@ def _watched(limit: float) -> Iterator[None]:
         _WATCH.set(None)
 
 
-def gets_on() -> None:
-    """Say, from any thread, that the unit under way has not stalled: its time begins anew."""
-    _WATCH.begin_anew()
+def gets_on(besides: float = 0.0) -> None:
+    """Say, from any thread, that the unit under way has not stalled: its time begins anew.
+
+    besides: seconds that it is going to wait before.
+    """
+    _WATCH.begin_anew(besides)

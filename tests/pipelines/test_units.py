@@ -198,13 +198,16 @@ import sys, time
 from avader.pipelines import stages
 
 stages.gets_on()  # nothing is watched
-with stages._watched(0.6):
+with stages._watched(2.0):
     for _ in range(4):
-        time.sleep(0.3)
+        time.sleep(0.7)
         if sys.argv[1] == "gets on":
             stages.gets_on()
+    if sys.argv[1] == "gets on":
+        stages.gets_on(2.0)
+        time.sleep(2.3)
 stages.gets_on()
-time.sleep(0.8)
+time.sleep(2.5)
 """
 
 
