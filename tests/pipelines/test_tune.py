@@ -8,22 +8,16 @@ import subprocess
 import sys
 import threading
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
-import ray.tune
 import tomlkit
-import torch
 
 from avader.config import TrainSettings, TuneSettings, recipe_settings
 from avader.errors import InputError, TrainingError
 from avader.io import storage
-from avader.io.manifest import read_manifest
 from avader.io.models import read_model
 from avader.pipelines import train, tune
-from avader.pipelines.tuning import trial as trials
 from avader.pipelines.tuning.records import (
     Record,
     best_of,
@@ -230,50 +224,6 @@ def test_a_trial_that_has_ended_is_not_gone_on_with(tmp_path):
     storage.write_bytes(f"{trial_folder(out, ended.values)}/state.pt", b"state")
     assert take_begun(out, read_records(out)) == [begun]
     assert os.listdir(tmp_path / "unfinished") == [values_name(begun)]
-
-
-@pytest.fixture
-def alone(data, tmp_path, monkeypatch):
-    """Runs a trial in this process: what it reports, in order, and its folder."""
-    for module, name in ((trials, "tune_process"), (logging, "disable")):
-        monkeypatch.setattr(module, name, lambda *_: None)
-
-    def run(recipe: Recipe, values: dict[str, float], report=None) -> tuple[list[dict], str]:
-        told: list[dict] = []
-        monkeypatch.setattr(ray.tune, "report", report or told.append)
-        search = trials.Search(recipe, read_manifest(data), str(tmp_path), "cpu", penalty=100.0)
-        trials.trial(values, search)
-        return told, trial_folder(str(tmp_path), values)
-
-    return run
-
-
-def test_a_trial_that_wants_too_much_memory_fails_by_itself(alone, monkeypatch):
-    def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.")
-
-    monkeypatch.setattr(trials, "train", fail)
-    told, _ = alone(SEARCHED, {"optimiser.learning_rate": 1e-3})
-    assert [row["failure"] for row in told] == [
-        "out of memory: CUDA out of memory. Tried to allocate 90.00 GiB."
-    ]
-    assert not told[0]["ends_search"]
-
-
-def test_a_trial_keeps_its_state_within_an_epoch_where_asked(alone, tmp_path):
-    class EndError(Exception):
-        pass
-
-    def report(_):
-        raise EndError
-
-    values = {"optimiser.learning_rate": 1e-3}
-    for steps, kept in ((0, []), (1, ["state.pt"])):
-        recipe = changed(search=RATES, held_out=0.1, checkpoint_epochs=1000, checkpoint_steps=steps)
-        with pytest.raises(EndError):
-            alone(recipe, values, report)
-        folder = Path(trial_folder(str(tmp_path), values))
-        assert [path.name for path in folder.glob("*")] == kept
 
 
 def test_a_trial_stopped_early_is_never_the_best():
