@@ -71,7 +71,7 @@ class Stream(IterableDataset[Batch]):
         self._epoch = _shared(torch.zeros((), dtype=torch.int64))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """As it was pickled; in another process than a DataLoader's worker with its own epoch."""
+        """As it was pickled; elsewhere than in a DataLoader's worker the epoch is its own."""
         self.__dict__.update(state)
         _shared(self._epoch)
 

@@ -108,10 +108,9 @@ class PackSettings(UnitSettings):
     rows_per_shard: int = Field(0, ge=0)
     """Objects that make one shard, or at most one where they have positions: a shard is then a
     HEALPix pixel, of an order that follows its objects; pixels that an increment before has made
-    are not cut, and may get more. 0 takes 1000; with positions as many as
-    are 128 MB of images as stored, but 1000 to a 64th of the source where that is less; from a
-    survey service 100, since a run that was stopped asks again for the shards it had not
-    finished."""
+    are not cut, and may get more. 0 takes 1000; with positions as many as are 128 MB of images as
+    stored, but 1000 to a 64th of the source where that is less; from a survey service 100, since a
+    run that was stopped asks again for the shards it had not finished."""
     service: ServiceSettings = ServiceSettings()
     """Where the images of a table of positions come from."""
     preprocessing: Preprocessing = Preprocessing()

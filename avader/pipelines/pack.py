@@ -114,7 +114,7 @@ def _trial(
 def _first_with_objects(source: Source, worker: PackUnit) -> Callable[[], UnitRows]:
     """Packs the first piece, of a few from all of a source, of which anything is selected."""
     pieces = source.units(TRIAL_ROWS)
-    for piece in pieces[:: max(1, len(pieces) // TRIED)]:
+    for piece in pieces[:: -(-len(pieces) // TRIED)]:
         if worker(piece, None).rows_in:
             return partial(worker, piece, None)
     return partial(worker, pieces[0], None)

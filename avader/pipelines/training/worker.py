@@ -24,7 +24,7 @@ from avader.pipelines.training.images import open_images
 from avader.pipelines.training.memory import free_bytes
 from avader.pipelines.training.residuals import noise_line, noise_of_training
 from avader.pipelines.training.sight import Teller
-from avader.recipe import Preprocessing
+from avader.recipe import Preprocessing, Recipe
 from avader.training.data import Images
 from avader.training.group import Group
 from avader.training.loop import Watch, train
@@ -121,9 +121,14 @@ def _epoch_done(state: TrainingState, teller: Teller, checkpoints: Checkpoints) 
 def _batch_done(state: TrainingState, teller: Teller, checkpoints: Checkpoints) -> None:
     """After every batch: a line now and then, and a checkpoint where one is due."""
     teller.batch(state)
-    every = teller.recipe.checkpoint_steps
-    if every and state.progress is not None and state.progress.batches % every == 0:
+    if is_due_within_an_epoch(teller.recipe, state):
         checkpoints.save(state)
+
+
+def is_due_within_an_epoch(recipe: Recipe, state: TrainingState) -> bool:
+    """Whether a checkpoint is due after this batch."""
+    every, progress = recipe.checkpoint_steps, state.progress
+    return bool(every and progress is not None and progress.batches % every == 0)
 
 
 def _write_noise(engine: Engine, given: WorkerTask, images: Images, notices: Notices) -> None:

@@ -21,7 +21,7 @@ from avader.io.manifest import Manifest
 from avader.model.schedule import total_epochs
 from avader.pipelines.training.images import open_images
 from avader.pipelines.training.memory import free_bytes
-from avader.pipelines.training.worker import tune_process
+from avader.pipelines.training.worker import is_due_within_an_epoch, tune_process
 from avader.plan import canonical_json
 from avader.recipe import Recipe, varied
 from avader.training.loop import Watch, train
@@ -114,8 +114,7 @@ def _epoch_done(state: TrainingState, search: Search, file: str) -> None:
 
 
 def _batch_done(state: TrainingState, recipe: Recipe, file: str) -> None:
-    every = recipe.checkpoint_steps
-    if every and state.progress is not None and state.progress.batches % every == 0:
+    if is_due_within_an_epoch(recipe, state):
         storage.write_bytes(file, state.to_bytes())
 
 
