@@ -54,7 +54,8 @@ class Plan:
     """All that decides the bytes of an output folder.
 
     kind: "cutouts", "classified", "synthetic", "hats" or "margin".
-    settings: JSON values that decide content (never addresses, worker counts or credentials).
+    settings: JSON values that decide content (never worker counts or credentials); those whose name
+    ends with _uri are for people.
     units: in the order of the output.
     place: of a unit's name, the path of its rows below the output folder; the kind decides it.
     root: URI of the folder that `place` is below, where that is not the output folder itself but
@@ -69,14 +70,29 @@ class Plan:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the plan as canonical JSON."""
-        text = canonical_json({"kind": self.kind, "settings": self.settings, "units": self.units})
+        """SHA-256 of the plan as canonical JSON, without addresses: data may be moved."""
+        return self._digest(
+            {name: self.settings[name] for name in self.settings if not is_address(name)}
+        )
+
+    @cached_property
+    def old_fingerprint(self) -> str:
+        """The fingerprint as it once was, with addresses."""
+        return self._digest(self.settings)
+
+    def _digest(self, settings: Mapping[str, Any]) -> str:
+        text = canonical_json({"kind": self.kind, "settings": settings, "units": self.units})
         return hashlib.sha256(text.encode()).hexdigest()
 
     def remaining(self, done: Collection[str]) -> list[Unit]:
         """Units whose names are not among the done ones, in plan order."""
         done = set(done)
         return [unit for unit in self.units if unit.name not in done]
+
+
+def is_address(name: str) -> bool:
+    """Whether a plan's setting of this name says where something was, for people."""
+    return name.endswith("_uri")
 
 
 def unit_name(number: int) -> str:

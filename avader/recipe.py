@@ -108,7 +108,7 @@ class Network(Section):
     """Bands of the images."""
     latent: Positive = 20
     """D, latent dimensions."""
-    filters: tuple[Positive, ...] = (32, 32, 16)
+    filters: tuple[Positive, ...] = Field((32, 32, 16), min_length=1)
     """Filters of the encoder's blocks, first to last."""
     decoder_filters: tuple[Positive, ...] = ()
     """Filters of the decoder's blocks, first to last; empty: the encoder's in reverse."""
@@ -130,7 +130,7 @@ class Network(Section):
     stride 2 in its first convolution (less work)."""
     decoder: Literal["convolutional", "dense"] = "convolutional"
     """dense: layers of decoder_widths from latents to pixels, without convolutions."""
-    decoder_widths: tuple[Positive, ...] = (512, 512)
+    decoder_widths: tuple[Positive, ...] = Field((512, 512), min_length=1)
     """Widths of the hidden layers of a dense decoder."""
     slope: float = Field(0.1, ge=0, lt=1)
     """Slope of the leaky ReLU below 0."""

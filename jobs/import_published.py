@@ -3,7 +3,7 @@
 On a cluster:
 
     ray job submit --working-dir . -- python jobs/import_published.py \\
-        --weights saved_weights.h5 --out model
+        --weights s3://models/saved_weights.h5 --out s3://models/published
 
 On this machine, the same: `avader import-published ...`. Every option: `--help`.
 """

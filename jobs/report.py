@@ -3,7 +3,7 @@
 On a cluster:
 
     ray job submit --working-dir . -- python jobs/report.py \\
-        --model s3://models/first --catalogue s3://survey/catalogue --out report
+        --model s3://models/first --catalogue s3://survey/catalogue --out s3://survey/report
 
 On this machine, the same: `avader report ...`. Every option: `--help`.
 """

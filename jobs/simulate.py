@@ -2,7 +2,7 @@
 
 On a cluster:
 
-    ray job submit --working-dir . -- python jobs/simulate.py --out survey --count 3000
+    ray job submit --working-dir . -- python jobs/simulate.py --out s3://survey/mock --count 3000
 
 On this machine, the same: `avader simulate ...`. Every option: `--help`.
 """

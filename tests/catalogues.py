@@ -39,7 +39,9 @@ def write_folder(
     return str(out)
 
 
-def classified(count: int, *, seed: int = 0, positions: bool = True, **carried) -> pa.Table:
+def classified(
+    count: int, *, seed: int = 0, positions: bool = True, latent: int = LATENT, **carried
+) -> pa.Table:
     """Rows of a classified catalogue all over the sky; other columns as given."""
     generator = np.random.default_rng(seed)
     probability = generator.dirichlet(np.full(COMPONENTS, 0.3), count).astype(np.float32)
@@ -52,8 +54,8 @@ def classified(count: int, *, seed: int = 0, positions: bool = True, **carried) 
         "probability": probability,
         "probability_broad": np.sqrt(probability) / np.sqrt(probability).sum(1, keepdims=True),
         "entropy": generator.uniform(size=count),
-        "latent_mean": generator.normal(size=(count, LATENT)).astype(np.float32),
-        "latent_logvar": generator.normal(size=(count, LATENT)).astype(np.float32),
+        "latent_mean": generator.normal(size=(count, latent)).astype(np.float32),
+        "latent_logvar": generator.normal(size=(count, latent)).astype(np.float32),
         "log_likelihood": generator.normal(size=count),
         "reconstruction_error": pa.array(
             [None if number % 5 == 0 else number / 7 for number in range(count)], pa.float32()
@@ -62,6 +64,6 @@ def classified(count: int, *, seed: int = 0, positions: bool = True, **carried) 
     }
     extra = pa.table(carried)
     wanted = schema.classified_schema(
-        latent=LATENT, components=COMPONENTS, positions=positions, carried=list(extra.schema)
+        latent=latent, components=COMPONENTS, positions=positions, carried=list(extra.schema)
     )
     return rows.table(wanted, numbers | {name: extra[name] for name in extra.column_names})

@@ -172,3 +172,17 @@ def test_unknown_names_are_attribute_errors():
     with pytest.raises(AttributeError, match="module 'avader' has no attribute 'magic'"):
         avader.magic  # noqa: B018
     assert set(avader.__all__) <= set(dir(avader))
+
+
+def test_components_may_be_an_array(folder):
+    model = avader.load_model(folder)
+    wanted = model.sample(20, 1, components=[1, 3])
+    for given in (np.array([1, 3]), (1, 3)):
+        for found, expected in zip(model.sample(20, 1, components=given), wanted, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["filters", "decoder_widths"])
+def test_a_network_without_layers_is_no_network(name):
+    with pytest.raises(ValueError, match=f"{name}\n.*at least 1 item"):
+        Network(**{name: ()})

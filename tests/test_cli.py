@@ -1,3 +1,5 @@
+import re
+import shlex
 import subprocess
 import sys
 import time
@@ -5,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from avader import config
 from avader.cli import VERBS, main
+from avader.pipelines.texts import read_recipe, read_text
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,3 +96,25 @@ def test_a_storage_that_does_not_answer_ends_with_1_and_a_message_alone(capfd, m
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("avader 0.")
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of every `avader` command in a text's indented lines, as a shell takes them."""
+    lines = re.findall(r"^ {4,8}(avader (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    return [shlex.split(line.replace("\\\n", " "), comments=True) for line in lines]
+
+
+def test_the_commands_of_the_readme_are_commands():
+    found = commands((ROOT / "README.md").read_text())
+    assert {words[1] for words in found} >= {"pack", "train", "classify", "generate", "hats"}
+    for words in found:
+        config.parse(words[1], words[2:], read_text=read_text, recipe_text=read_recipe)
+
+
+def test_jobs_name_places_that_stay():
+    """A job's own folder is a copy that Ray removes."""
+    for path in (ROOT / "jobs").glob("*.py"):
+        text = path.read_text()
+        places = re.findall(r"--(?:out|data|model|source|catalogue|weights) (\S+)", text)
+        assert places, path
+        assert all(place.startswith("s3://") for place in places), path

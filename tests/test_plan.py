@@ -39,3 +39,10 @@ def test_canonical_json_is_json():
     assert json.loads(canonical_json({"b": (1, 2), "a": None})) == {"a": None, "b": [1, 2]}
     with pytest.raises(TypeError, match="not a JSON value"):
         canonical_json({"a": object()})
+
+
+def test_data_may_be_moved():
+    """Where it was is told, and is no part of what the work is."""
+    here, there = (Plan("classified", {"data": "d", "data_uri": uri}) for uri in ("a", "b"))
+    assert here.fingerprint == there.fingerprint
+    assert here.fingerprint != Plan("classified", {"data": "e", "data_uri": "a"}).fingerprint

@@ -11,6 +11,7 @@ decide. A recipe's images are decoded as they are asked for.
 Legend: B objects of a batch, C bands, H W pixels.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from avader.plan import ranges
 
 MIXED = 8
 """Pieces whose objects are mixed: those of the next ones come when these are through."""
+MIXED_BYTES = 256 * 2**20
+"""Of the images that are mixed, at most; of one piece where that has more."""
 Batch = dict[str, Tensor]
 
 
@@ -103,10 +106,18 @@ class Stream(IterableDataset[Batch]):
             number, of = number * worker.num_workers + worker.id, of * worker.num_workers
         total = sum(piece.stop - piece.start for piece in pieces)
         mine = _between(pieces, total * number // of, total * (number + 1) // of)
-        step = MIXED if self.shuffle else 1
+        step = self._mixed() if self.shuffle else 1
         for start in range(0, len(mine), step):
             table = pa.concat_tables(self._read(piece) for piece in mine[start : start + step])
             yield table.take(order.permutation(len(table))) if self.shuffle else table
+
+    def _mixed(self) -> int:
+        """Pieces of a window: fewer where pixels are stored, and many."""
+        held = self.catalogue.manifest
+        if held.settings["store"] != "images":
+            return MIXED
+        piece = held.settings["writer"]["row_group_size"] * math.prod(held.facts["shape"])
+        return max(1, min(MIXED, MIXED_BYTES // piece))
 
     def _pieces(self) -> list[Piece]:
         """The catalogue in pieces, in its order."""

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 # Packages whose version can change a number or a byte.
-PACKAGES = ("avader", "astropy", "numpy", "pillow", "pyarrow", "torch")
+PACKAGES = ("avader", "astropy", "cdshealpix", "numpy", "pillow", "pyarrow", "scipy", "torch")
 
 BIBCODE = "2021MNRAS.502..985S"
 DOI_URL = "https://doi.org/10.1093/mnras/staa3670"

@@ -72,7 +72,8 @@ class UnitSettings(ClusterSettings):
     stall_limit: float = Field(1800.0, gt=0)
     """Seconds that a unit may take in one of its stages, or from one request to a survey service
     to the next: then its worker is ended and the unit tried again. A unit that fails three times
-    is set aside, and the run ends with exit code 3."""
+    is set aside, and the run ends with exit code 3. By default twice AVADER_STORAGE_SECONDS, where
+    that is more."""
     dry_run: bool = False
     """Say how many units, bytes, how much time and money it would take, and do nothing else."""
     machine: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ from avader.config.packing import PackSettings, SimulateSettings
 from avader.config.synthetic import GenerateSettings
 from avader.config.training import ImportPublishedSettings, TrainSettings, TuneSettings
 from avader.errors import InputError
-from avader.recipe import Recipe
+from avader.recipe import Preprocessing, Recipe
 
 SETTINGS: Mapping[str, type[JobSettings]] = {
     "simulate": SimulateSettings,
@@ -78,6 +78,17 @@ def parse(
         ) from error
 
 
+def checked_preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
+    """What a model's settings and a command's make together. Raises InputError where they clash."""
+    try:
+        return Preprocessing(**settings)
+    except ValidationError as error:
+        raise InputError(
+            "--like and what the command says besides do not go together: "
+            + _in_words("pack", error, section="preprocessing")
+        ) from error
+
+
 def recipe_settings(table: Mapping[str, Any], name: str, *, mode: str = "") -> dict[str, Any]:
     """A recipe's settings in one of its modes, from its TOML table; empty takes its own choice.
 
@@ -119,16 +130,20 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     return both
 
 
-def _in_words(verb: str, error: ValidationError) -> str:
-    """A line for each wrong setting: its option, what was wanted, what came."""
-    lines = []
+def _in_words(verb: str, error: ValidationError, *, section: str = "") -> str:
+    """A line for each wrong setting: its option, what was wanted, what came.
+
+    section: of the settings, that the error is of.
+    """
+    lines, before = [], (section,) if section else ()
     for problem in error.errors():
-        option = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        parts = [str(part) for part in (*before, *problem["loc"])]
+        option = "--" + ".".join(parts).replace("_", "-")
         if problem["type"] == "missing":
             lines.append(f"{option} is needed")
         elif problem["type"] == "value_error":
             # Ours, from a section's own check: "field: wanted ..., got ...".
-            dot = "." if problem["loc"] else ""
+            dot = "." if parts else ""
             lines.append(f"{option}{dot}{problem['ctx']['error']}")
         else:
             wanted = problem["msg"].removeprefix("Input should be ")

@@ -34,7 +34,8 @@ class GenerateSettings(InferenceSettings):
     leaves out the odd ones; 0 sets no bound."""
     orientation: Literal["canonical", "random"] = "canonical"
     """canonical: images as the model draws them. random: each object is put on the sky at a random
-    angle and flips, which become columns; for models of canonical cutouts."""
+    angle and flips, which become columns; for models of canonical cutouts. With a GPU, this, PSF
+    and noise are the work of its worker's one CPU core, which then sets the pace."""
     cone: tuple[float, ...] = ()
     """RA,DEC,RADIUS of a cone that objects lie in, evenly: the centre in degrees ICRS, the radius
     in arcsec. Positions become columns, and a shard is a HEALPix pixel, as `hats` wants it. With a

@@ -95,7 +95,9 @@ def _values(file: Pillow.Image) -> Planes:
         raise CutoutError(Reason.OTHER_COLOURS, "wanted grey or RGB, came CMYK, which is inks")
     if file.mode.startswith("I"):
         values = np.asarray(file)[np.newaxis]
-        return Planes(values, None, np.any(values == 65_535, axis=0))
+        clear = file.info.get("transparency")  # a grey level
+        bad = None if clear is None else values[0] == clear
+        return Planes(values, bad, np.any(values == 65_535, axis=0))
     mode = "L" if file.mode in ("1", "L", "LA") else "RGB"
     if "transparency" in file.info or file.mode in ("LA", "RGBA", "PA"):
         mode += "A"

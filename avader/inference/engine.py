@@ -171,7 +171,9 @@ class Engine:
 
     def _integrated_tile(self, both: Tensor) -> Tensor:
         mean, logvar = both.double().chunk(2, dim=1)
-        return integrated_responsibilities(mean, logvar, self.mixture)
+        found = integrated_responsibilities(mean, logvar, self.mixture)
+        # A logvar of minus infinity would give finite ones.
+        return found.where(both.isfinite().all(1, keepdim=True), math.nan)
 
     def _likelihood_tile(self, z: Tensor) -> Tensor:
         return log_likelihood(z.double(), self.mixture)
@@ -219,6 +221,17 @@ def _by_calls(rows: NDArray[Any], compute: Compute, tile: int) -> Tiles:
         padded = np.zeros((tile, *rows.shape[1:]), dtype=rows.dtype)
         padded[: len(part)] = part
         yield start, compute(torch.from_numpy(padded))[: len(part)].cpu().numpy()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Arithmetic by one thread, as in Ray's workers of one CPU, for as long as the block lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -34,10 +34,12 @@ Compute = Callable[[Tensor], Tensor]
 
 
 def check_tile(tile: int, network: Network, device: torch.device) -> None:
-    """Raise InputError where a GPU lacks memory for so many images at once.
+    """Raise InputError for no images at once, or where a GPU lacks memory for so many.
 
     A CPU's is counted before any worker starts.
     """
+    if tile < 1:
+        raise InputError(f"tile: wanted at least 1 image at once, got {tile}")
     if device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info(device)
@@ -101,7 +103,13 @@ class Lanes:
             # TF32 is off on purpose; what torch's own code is to call is not for our users.
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
-            self.lanes = [Lane(fused, tile, device) for _ in range(LANES)]
+            try:
+                self.lanes = [Lane(fused, tile, device) for _ in range(LANES)]
+            except torch.OutOfMemoryError as error:  # beside the lanes of other computations
+                raise InputError(
+                    f"tile: the GPU lacks memory for {len(tile):,} images at once; take a smaller "
+                    f"one: {error}"
+                ) from error
 
     def run(self, rows: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         """Where each tile begins and what came of its rows, which holds until the next is asked."""

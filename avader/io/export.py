@@ -153,8 +153,14 @@ def _fits_header(layouts: Sequence[Layout], rows: int, about: About) -> fits.Hea
 def _fits_column(one: Layout, about: About) -> fits.Column:
     unit = about.column(one.name)[0]
     repeat = "" if one.length is None else str(one.length)
+    # A number alone has the same format as a vector of one.
+    alone = one.length == 1 and not one.is_text
     return fits.Column(
-        name=one.name, format=f"{repeat}{one.letter}", unit=unit or None, null=one.null
+        name=one.name,
+        format=f"{repeat}{one.letter}",
+        unit=unit or None,
+        null=one.null,
+        dim="(1)" if alone else None,
     )
 
 

@@ -33,6 +33,23 @@ def create(path: str, data: bytes) -> bool:
     return True
 
 
+def check_writable(path: str) -> None:
+    """Raise OSError where it can be seen that no file can be written here."""
+    if os.path.isdir(path):
+        raise _refused(errno.EISDIR, path)
+    folder = os.path.dirname(path)
+    while folder and not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise _refused(errno.ENOTDIR, folder)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise _refused(errno.EACCES, folder)
+
+
+def _refused(code: int, path: str) -> OSError:
+    return OSError(code, os.strerror(code), path)
+
+
 @contextmanager
 def _aside(path: str, chunks: Iterable[bytes]) -> Iterator[str]:
     """A synced file of this content beside the path, gone after the block."""

@@ -6,18 +6,20 @@ Readers trust nothing but the manifest.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from avader.errors import InputError
 from avader.io import conditional, storage
-from avader.io.models import parse_json
+from avader.io.models import CARD, parse_json
 from avader.io.shards import receipt_json
-from avader.plan import Plan, Receipt
+from avader.plan import Plan, Receipt, is_address
 
 VERSION = 1
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
+DOERS = ("versions", "writer")
+"""Settings of a plan that say who does the work, not what it is."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,15 @@ def open_plan(out: str, plan: Plan) -> None:
 def check_plan(out: str, plan: Plan) -> bool:
     """Whether an output folder is claimed by this plan; False where it is free.
 
-    Raises InputError where the folder holds another plan, with what differs.
+    A finished folder is also held by the plan of the same work by other versions of packages: it
+    stays as it is, and grows. Raises InputError where the folder holds another plan, with what
+    differs.
     """
     uri = storage.join(out, PLAN)
     if not storage.exists(uri):
         parts = next((plan.place(unit.name).partition("/")[0] for unit in plan.units), "parts")
-        strangers = [name for name in (MANIFEST, parts) if storage.exists(storage.join(out, name))]
+        names = (MANIFEST, CARD, parts)
+        strangers = [name for name in names if storage.exists(storage.join(out, name))]
         if strangers:
             raise InputError(
                 f"wanted an empty output folder, got {storage.public_uri(out)} with "
@@ -81,7 +86,9 @@ def check_plan(out: str, plan: Plan) -> bool:
             )
         return False
     held = parse_json(storage.read_bytes(uri), uri)
-    if held.get("fingerprint") != plan.fingerprint:
+    if held.get("fingerprint") != plan.fingerprint and not (
+        _is_same_work(held, plan) and is_finished(out)
+    ):
         raise InputError(
             f"{storage.public_uri(out)} holds another plan: {_difference(held, plan)}; repeat the "
             "first command to go on with it, or choose another --out"
@@ -187,6 +194,19 @@ def _plan_bytes(plan: Plan) -> bytes:
     )
 
 
+def _is_same_work(held: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether the plan in a folder differs from the one wanted in who does the work alone."""
+    settings = held.get("settings", {})
+    before, now = (
+        {name: value for name, value in each.items() if name not in DOERS}
+        for each in (settings, plan.settings)
+    )
+    if held.get("kind") != plan.kind or _differing(before, now):
+        return False
+    same = replace(plan, settings=settings)  # the units too
+    return held.get("fingerprint") in (same.fingerprint, same.old_fingerprint)
+
+
 def _difference(held: Mapping[str, Any], plan: Plan) -> str:
     """What differs between the plan in a folder and the one wanted, in words."""
     if held.get("kind") != plan.kind:
@@ -194,10 +214,17 @@ def _difference(held: Mapping[str, Any], plan: Plan) -> str:
     before, now = _flat(held.get("settings", {})), _flat(plan.settings)
     differing = [
         f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
-        for name in sorted((before.keys() | now.keys()) - {"files"})  # a digest tells nobody what
-        if before.get(name) != now.get(name)
+        for name in _differing(held.get("settings", {}), plan.settings)
+        if name != "files"  # a digest tells nobody what
     ]
     return "; ".join(differing[:8]) or "its input has changed"
+
+
+def _differing(held: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Names of settings that differ, dotted, in order; addresses aside."""
+    before, now = _flat(held), _flat(settings)
+    names = sorted(name for name in before.keys() | now.keys() if not is_address(name))
+    return [name for name in names if before.get(name) != now.get(name)]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,9 @@ from avader.io import storage
 
 FORMAT = "avader-model"
 VERSION = 1
-FILES = ("config.json", "model.safetensors", "card.json")
+CARD = "card.json"
+"""The last file of a model's folder to be written."""
+FILES = ("config.json", "model.safetensors", CARD)
 NOISE = "noise.safetensors"
 
 
@@ -64,7 +66,7 @@ def write_model(
     digest = _digest(config_bytes, weights)
     storage.write_bytes(storage.join(uri, "config.json"), config_bytes)
     storage.write_bytes(storage.join(uri, "model.safetensors"), weights)
-    storage.write_bytes(storage.join(uri, "card.json"), _json_bytes({**card, "digest": digest}))
+    storage.write_bytes(storage.join(uri, CARD), _json_bytes({**card, "digest": digest}))
     return digest
 
 
@@ -84,7 +86,7 @@ def read_model(uri: str) -> ModelFiles:
         storage.read_bytes(storage.join(uri, name)) for name in FILES
     )
     config = parse_json(config_bytes, storage.join(uri, "config.json"))
-    card = parse_json(card_bytes, storage.join(uri, "card.json"))
+    card = parse_json(card_bytes, storage.join(uri, CARD))
     if (config.get("format"), config.get("version")) != (FORMAT, VERSION):
         raise InputError(
             f"wanted {FORMAT} version {VERSION}, got {config.get('format')} version "

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from avader.errors import InputError
 from avader.io import storage
@@ -139,7 +140,13 @@ def read_group(uri: str, path: str, group: int, columns: Sequence[str]) -> pa.Ta
     """A row group of a part, from 0, these columns alone."""
     with storage.open_input(storage.join(uri, path)) as file:
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        return parquet.read_row_group(group, columns=list(columns), use_threads=False)
+        batches = parquet.iter_batches(
+            _rows_at_once(parquet.metadata),
+            row_groups=[group],
+            columns=list(columns),
+            use_threads=False,
+        )
+        return pa.Table.from_batches(batches)
 
 
 def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
@@ -191,8 +198,26 @@ def select_rows(
         counts = [parquet.metadata.row_group(group).num_rows for group in groups]
         masks = np.split(wanted, np.cumsum(counts)[:-1]) if groups else []
         hits = [(group, mask) for group, mask in zip(groups, masks, strict=True) if mask.any()]
-        mask = np.concatenate([np.zeros(0, bool), *(mask for _, mask in hits)])
-        return read([group for group, _ in hits], columns).filter(pa.array(mask))
+        tables = [_filtered(parquet, group, mask, columns) for group, mask in hits]
+        return pa.concat_tables(tables) if tables else read([], columns)
+
+
+def _filtered(
+    parquet: pq.ParquetFile, group: int, mask: NDArray[np.bool_], columns: Sequence[str]
+) -> pa.Table:
+    """The rows of a row group that a mask has, which has some; what is held is little more."""
+    found, start = [], 0
+    for batch in parquet.iter_batches(
+        _rows_at_once(parquet.metadata),
+        row_groups=[group],
+        columns=list(columns),
+        use_threads=False,
+    ):
+        part = mask[start : start + len(batch)]
+        if part.any():
+            found.append(batch.filter(pa.array(part)))
+        start += len(batch)
+    return pa.Table.from_batches(found).select(list(columns))
 
 
 def _group_ranges(metadata: pq.FileMetaData, names: Sequence[str]) -> "list[Ranges]":

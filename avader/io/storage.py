@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 import fsspec
 import pyarrow.fs as arrow
 from botocore.exceptions import BotoCoreError, ClientError
-from fsspec.core import url_to_fs
+from fsspec.core import split_protocol, url_to_fs
 
 from avader.errors import InputError, StorageError
 from avader.io import local, s3
@@ -40,8 +40,14 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises InputError for an unknown scheme. S3 takes endpoint, region and credentials from the
     environment (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, ...).
     """
+    options = s3.OPTIONS if _is_s3(uri) else {}
     try:
-        fs, path = url_to_fs(uri, **(s3.OPTIONS if _is_s3(uri) else {}))
+        if "::" in uri and (_is_s3(uri) or "://" not in uri):
+            # A name like another, which fsspec takes for a file within a file.
+            fs = fsspec.filesystem(split_protocol(uri)[0] or "file", **options)
+            path = fs._strip_protocol(uri)
+        else:
+            fs, path = url_to_fs(uri, **options)
     except (ValueError, ImportError) as error:
         raise InputError(
             f"wanted a local path or a URI such as s3://bucket/folder, got {uri!r}: {error}"
@@ -86,7 +92,7 @@ def absolute(uri: str) -> str:
     S3 under its own name."""
     if uri.startswith("s3a://"):  # Hadoop's name for it; listings say s3
         uri = uri.replace("s3a", "s3", 1)
-    return filesystem(uri)[1] if is_local(uri) else uri
+    return filesystem(uri)[1] if is_local(uri) else uri.rstrip("/")
 
 
 def public_uri(uri: str) -> str:
@@ -102,6 +108,13 @@ def exists(uri: str) -> bool:
     fs, path = filesystem(uri)
     ask = partial(s3.exists, fs) if _is_s3(uri) else fs.exists
     return bool(attempt("read", uri, partial(ask, path)))
+
+
+def check_writable(uri: str) -> None:
+    """Raise InputError where it can be seen on local disk that no object can be written here."""
+    fs, path = filesystem(uri)
+    if "file" in fs.protocol:
+        attempt("write", uri, partial(local.check_writable, path))
 
 
 def open_input(uri: str) -> IO[bytes]:

@@ -20,6 +20,8 @@ LAYOUT_VERSION = 1
 WORDS_PER_BLOCK = 4
 NEAR = 64
 """Objects whose words take about as long as one more call."""
+LONGEST = 2**16
+"""Objects whose words are made by one call, those between the wanted ones included."""
 
 # The half added to the greatest 53-bit integer rounds up to 1 exactly, which has no finite
 # normal; the greatest double below 1 takes its place.
@@ -52,8 +54,8 @@ def words_at(
 ) -> NDArray[np.uint64]:
     """Raw words (B, per_object) of the objects of these indices (B,), in any order.
 
-    Indices that lie near each other are made as one run, since a call costs as much as NEAR
-    objects. Raises InputError as `words` does.
+    Indices that lie near each other are made as one run, of LONGEST objects at most, since a call
+    costs as much as NEAR objects. Raises InputError as `words` does.
     """
     wanted, places = np.unique(indices, return_inverse=True)
     found = np.empty((len(wanted), per_object), np.uint64)
@@ -61,7 +63,8 @@ def words_at(
         return found
     blocks = -(-per_object // WORDS_PER_BLOCK)
     _check(seed, int(wanted[0]), int(wanted[-1] - wanted[0]) + 1, blocks)
-    gaps = (np.flatnonzero(np.diff(wanted) > NEAR) + 1).tolist()
+    apart = (np.diff(wanted) > NEAR) | (np.diff(wanted // LONGEST) > 0)
+    gaps = (np.flatnonzero(apart) + 1).tolist()
     # One generator that moves on: to make another takes four times as long.
     generator, at = np.random.Philox(key=np.array([seed, int(stream)], np.uint64), counter=0), 0
     for first, stop in pairwise([0, *gaps, len(wanted)]):

@@ -114,7 +114,8 @@ def sample(
     variance_scale: float = 1.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     """Objects start .. start + count - 1 of a seed, as `draw` gives them."""
-    wanted = Draw(seed, tuple(components or ()), variance_scale=variance_scale)
+    chosen = () if components is None else tuple(map(int, components))
+    wanted = Draw(seed, chosen, variance_scale=variance_scale)
     return draw(mixture, wanted, start=start, count=count)
 
 

@@ -1,8 +1,8 @@
 """`classify`: packed cutouts become a catalogue of morphological components.
 
 A unit is a shard of cutouts; its part has the same name. Stored files are prepared as the model's
-own were. Numbers depend on the image and the
-model alone: the engine computes fixed tiles, posteriors are in float64 from what it encoded.
+own were. Numbers depend on the image and the model alone: the engine computes fixed tiles,
+posteriors are in float64 from what it encoded.
 """
 
 from pathlib import PurePosixPath
@@ -37,13 +37,16 @@ def run(settings: ClassifySettings) -> None:
         return
     # Here, since torch and Ray take seconds to load, and a catalogue that is there needs neither.
     from avader.pipelines.classifying import classify
+    from avader.pipelines.closing import close
 
     missing = [at for at in range(len(held)) if not done[at]]
     for at in missing or [len(held) - 1]:
         step = settings.model_copy(update={"out": folders[at]})
-        classify(step, plans[at], held[at], model, accepted=differing)
+        written = classify(step, plans[at], held[at], model, accepted=differing)
         if not settings.dry_run:
             growth.publish(out, at + 1)
+        if written is not None:
+            close(written, model, out=step.out, address=settings.summary_url)
 
 
 def _plan(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Plan:

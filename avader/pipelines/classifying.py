@@ -14,13 +14,13 @@ from avader.catalogue.columns import Flag
 from avader.catalogue.provenance import provenance
 from avader.config import ClassifySettings
 from avader.images.checks import Reason
+from avader.inference.engine import one_thread
 from avader.inference.symmetry import stability
 from avader.io import shards
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
-from avader.pipelines.closing import close
 from avader.pipelines.cluster import TORCH_DEVICE
-from avader.pipelines.dry_run import TRIAL_ROWS, Trial
+from avader.pipelines.dry_run import Trial, trial_rows
 from avader.pipelines.emulated import say_emulated
 from avader.pipelines.matching import preparation
 from avader.pipelines.memory import (
@@ -48,10 +48,13 @@ def classify(
     model: ModelFiles,
     *,
     accepted: Mapping[str, Any],
-) -> None:
-    """Do a plan of `classify`; accepted: preprocessing settings that may differ, for the record."""
+) -> Manifest | None:
+    """Do a plan of `classify`; the manifest, or None where there was nothing to do.
+
+    accepted: preprocessing settings that may differ, for the record.
+    """
     say_emulated(settings)
-    written = finish_folder(
+    return finish_folder(
         plan,
         settings,
         opening=f"classifying {data.totals['rows']:,} cutouts in {len(plan.units):,} shards "
@@ -77,8 +80,6 @@ def classify(
         ),
         need=_need(settings, data, model),
     )
-    if written is not None:
-        close(written, model, out=settings.out, address=settings.summary_url)
 
 
 def _preparing(data: Manifest, model: ModelFiles) -> Callable[[pa.Table], Read]:
@@ -98,9 +99,15 @@ def _trial(
     settings: ClassifySettings, data: Manifest, prepare: Callable[[pa.Table], Read]
 ) -> Callable[[], UnitRows]:
     part = next(part for part in data.parts if part["rows"])
-    cutouts = shards.read_part(data.uri, part["path"]).slice(0, TRIAL_ROWS)
+    few = trial_rows(settings.tile, settings.device)
+    cutouts = shards.read_part(data.uri, part["path"]).slice(0, few)
     unit = ClassifyUnit(settings)
-    return lambda: unit(Unit("trial", {}), prepare(cutouts))
+
+    def work() -> UnitRows:
+        with one_thread():
+            return unit(Unit("trial", {}), prepare(cutouts))
+
+    return work
 
 
 def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need:

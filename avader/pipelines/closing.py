@@ -4,8 +4,10 @@ Posted as JSON where an address is given, for people who are not there when a lo
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import requests
@@ -16,9 +18,12 @@ from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.pipelines.progress import say
+from avader.plan import ranges
 
 SECONDS = 30
 """How long the address may take to answer."""
+AHEAD = 100
+"""Parts whose columns are held at once."""
 
 
 def close(written: Manifest, model: ModelFiles, *, out: str, address: str | None) -> None:
@@ -75,14 +80,20 @@ def post(address: str, content: dict[str, Any]) -> None:
 
 
 def _parts(written: Manifest) -> Iterator[Any]:
-    return (shards.read_part(written.uri, path, list(COLUMNS)) for path in written.paths)
+    return _read(written.uri, written.paths, COLUMNS)
+
+
+def _read(uri: str, paths: Sequence[str], columns: Sequence[str]) -> Iterator[Any]:
+    """Columns of parts, of several at once: one of a far storage is many small requests."""
+    with ThreadPoolExecutor(shards.READERS) as pool:
+        for start, stop in ranges(len(paths), AHEAD):
+            yield from pool.map(partial(shards.read_part, uri, columns=columns), paths[start:stop])
 
 
 def _reasons(written: Manifest) -> dict[str, int]:
     """Rejects of each reason, the commonest first."""
     counts: Counter[str] = Counter()
-    for part in written.parts:
-        if part["rejects"]:
-            table = shards.read_part(written.uri, part["rejects_path"], ["reason"])
-            counts.update(table["reason"].to_pylist())
+    paths = [part["rejects_path"] for part in written.parts if part["rejects"]]
+    for table in _read(written.uri, paths, ["reason"]):
+        counts.update(table["reason"].to_pylist())
     return dict(counts.most_common())

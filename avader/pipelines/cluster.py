@@ -71,15 +71,27 @@ def _pool(settings: ClusterSettings, device: str = "cpu") -> Pool:
 def _counted_pool(settings: ClusterSettings, need: Need) -> Pool:
     """The pool, with no more workers than there is memory for; says what each takes."""
     pool = _pool(settings, need.device)
-    room = workers_with_room([node["Resources"] for node in _alive()], need)
-    fewer = f", of {pool.workers} for want of memory" if room < pool.workers else ""
+    nodes = [node["Resources"] for node in _alive()]
+    room = workers_with_room(nodes, need)
+    slot = need.device.upper()
+    lacking = "memory" if room < sum(int(node.get(slot, 0)) for node in nodes) else f"{slot}s"
+    fewer = f", of {pool.workers} for want of {lacking}" if room < pool.workers else ""
     workers = min(room, pool.workers)
     say(f"  {workers} worker(s){fewer}; each takes {need}")
     return replace(pool, workers=workers, memory=need.total)
 
 
+def joins(settings: ClusterSettings) -> bool:
+    """Whether these settings, or the environment, name a Ray to join."""
+    return bool(_address(settings))
+
+
+def _address(settings: ClusterSettings) -> str | None:
+    return settings.address or os.environ.get("RAY_ADDRESS")
+
+
 def _start(settings: ClusterSettings) -> None:
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = _address(settings)
     # What workers have to say comes as results and exceptions; the chatter of Ray's own actors
     # stays in Ray's logs.
     options = {"logging_level": logging.ERROR, "log_to_driver": False}

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from avader.catalogue.pixels import FINEST, SPATIAL_ORDER, adaptive_pixels
-from avader.catalogue.provenance import provenance
+from avader.catalogue.provenance import package_versions, provenance
 from avader.catalogue.schema import reject_schema
 from avader.config import CompactSettings
 from avader.errors import InputError
@@ -59,7 +59,12 @@ def run(settings: CompactSettings) -> None:
         ),
         progress=Progress("compacted", held.totals["rows_in"], noun="objects"),
         facts=held.facts,
-        provenance={**held.provenance, **provenance(), "compacted": held.digest},
+        provenance={
+            **held.provenance,
+            **provenance(),
+            "compacted": held.digest,
+            "compacted_versions": held.provenance.get("versions"),
+        },
         need=joining_need(schema, plan.units, stored=file_bytes(held)),
     )
     if written is not None:
@@ -73,7 +78,8 @@ def _plan(held: Manifest, limit: int, *, by_sky: bool) -> Plan:
     if "data" in settings:
         made = growth.read_increments(held.uri)
         settings["data"] = [digest for one in made for digest in growth.data_of(one)]
-    return Plan(held.kind, {**settings, "writer": shards.WRITER}, tuple(units))
+    own = {"writer": shards.WRITER, "versions": package_versions()}
+    return Plan(held.kind, {**settings, **own}, tuple(units))
 
 
 def _by_order(held: Manifest, limit: int) -> Iterator[Unit]:

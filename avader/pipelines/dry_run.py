@@ -14,7 +14,9 @@ from avader.pipelines.stages import UnitRows
 from avader.plan import Plan
 
 TRIAL_ROWS = 64
-"""Objects of the piece of work that is timed."""
+"""Objects of the piece of work that is timed, at least."""
+RAYS = 0.7
+"""Of a machine's memory, what Ray gives to workers; the rest is its object store."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Trial:
     size: int
     start: Callable[[], Callable[[], UnitRows]] | None = None
     pace: float = 0.0
+
+
+def trial_rows(tile: int, device: str) -> int:
+    """Objects that fill tiles of so many; for a GPU several, whose copies it overlaps."""
+    fewest = TRIAL_ROWS if device == "cpu" else 4 * tile
+    return tile * -(-fewest // tile)
 
 
 def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need) -> None:
@@ -56,20 +64,26 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need) -> Non
             _written(trial.start(), plan.settings.get("writer", shards.WRITER)),
             rows,
             share=left / max(1, len(plan.units)),
-            workers=settings.workers or _workers(need),
+            workers=_workers(settings.workers, need),
         )
     say(f"  each worker takes {need}")
     for machine in settings.machines:
         say(f"  {cost_line(machine, rows)}")
 
 
-def _workers(need: Need) -> int:
-    """Processes that would work on this machine: one a GPU, or one a core."""
-    if need.device == "cpu":
+def _workers(asked: int, need: Need) -> int:
+    """Processes that would work on this machine: as many as asked for, else one a GPU or one a
+    core; no more than it has memory for, and one at least."""
+    memory = RAYS * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(asked or _slots(need.device), int(memory // need.total)))
+
+
+def _slots(device: str) -> int:
+    if device == "cpu":
         return os.cpu_count() or 1
     import torch  # the trial, on a GPU, has loaded it
 
-    return max(1, torch.cuda.device_count())
+    return torch.cuda.device_count()
 
 
 def _written(

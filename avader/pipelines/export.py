@@ -35,7 +35,10 @@ SHOWN = 5  # ids named in full
 def run(settings: ExportSettings) -> None:
     """Write the file. Raises InputError for bad input before any row is read, but for text that
     the format cannot hold, which only the rows show."""
-    held = growth.read_whole(storage.absolute(settings.catalogue))
+    uri, out = storage.absolute(settings.catalogue), storage.absolute(settings.out)
+    storage.check_writable(out)
+    increments = growth.read_increments(uri)
+    held = growth.as_one(uri, increments)
     if held.kind not in ID_COLUMNS:
         raise InputError(f"wanted a catalogue or packed cutouts, got a folder of {held.kind}")
     wanted = settings.format or export.format_of(settings.out)
@@ -46,13 +49,16 @@ def run(settings: ExportSettings) -> None:
     say(f"exporting from {held.totals['rows']:,} rows of {held.kind}: {selection}")
     table, missing = _gather(held, selection, columns)
     table = _fitting(table, wanted)
-    about = _about(settings, held, selection, rows=table.num_rows)
-    export.write(storage.absolute(settings.out), table, about, wanted)
+    made_from = dict.fromkeys(
+        name for one in increments if "data" in one.settings for name in growth.data_of(one)
+    )
+    about = _about(settings, held, selection, list(made_from), rows=table.num_rows)
+    export.write(out, table, about, wanted)
     if missing:
         say(f"  no row for {missing}")
-    out = storage.public_uri(settings.out)
-    beside = f" (columns and citation: {export.sidecar(out)})" if wanted == "csv" else ""
-    say(f"wrote {table.num_rows:,} of {held.totals['rows']:,} rows to {out}{beside}")
+    shown = storage.public_uri(settings.out)
+    beside = f" (columns and citation: {export.sidecar(shown)})" if wanted == "csv" else ""
+    say(f"wrote {table.num_rows:,} of {held.totals['rows']:,} rows to {shown}{beside}")
 
 
 def _columns(asked: Sequence[str], found: pa.Schema) -> list[str]:
@@ -186,8 +192,14 @@ def _fitting(table: pa.Table, wanted: export.Format) -> pa.Table:
 
 
 def _about(
-    settings: ExportSettings, held: Manifest, selection: Selection, *, rows: int
+    settings: ExportSettings,
+    held: Manifest,
+    selection: Selection,
+    made_from: Sequence[str],
+    *,
+    rows: int,
 ) -> export.About:
+    """What the file says of itself; made_from: digests of the cutouts."""
     own = {
         "catalogue": storage.public_uri(settings.catalogue),
         "catalogue_manifest_sha256": held.digest,
@@ -197,10 +209,8 @@ def _about(
     }
     if "model" in held.settings:
         own["model"] = held.settings["model"]
-    if "data" in held.settings:
-        increments = growth.read_increments(storage.absolute(settings.catalogue))
-        digests = dict.fromkeys(name for one in increments for name in growth.data_of(one))
-        own["data_manifest_sha256"] = ", ".join(digests)
+    if made_from:
+        own["data_manifest_sha256"] = ", ".join(made_from)
     own["catalogue_avader_version"] = held.provenance.get("versions", {}).get("avader", "unknown")
     own["export_avader_version"] = version("avader")
     return export.About(

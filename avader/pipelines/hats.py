@@ -60,16 +60,16 @@ def run(settings: HatsSettings) -> None:
 def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
     """Make an increment of the collection."""
     out = growth.folder(storage.absolute(settings.out), version.number)
-    margin = None
-    if not settings.dry_run:
-        manifest.open_plan(out, plan)
-        if settings.margin:
-            margin = make_margin(settings, version)
-    held = version.increments[-1]
+    held, margin = version.increments[-1], None
     rows, count = held.totals["rows"], len(plan.units)
     size = sum(part["size"] for part in version.parts[-1].values())
     columns = shards.read_schema(held.uri, held.paths[0])
     holds_files = "image" in columns.names and columns.field("image").type == FILE_TYPE
+    need = joining_need(columns, plan.units, stored=size // max(1, rows) * holds_files)
+    if not settings.dry_run:
+        manifest.check_plan(out, plan)
+        if settings.margin:
+            margin = make_margin(settings, version, need)
     written = finish_folder(
         plan,
         settings.model_copy(update={"out": out}),
@@ -79,8 +79,10 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
         progress=Progress("joined", rows, noun="rows"),
         finish=partial(_finish, settings, version, plan, margin),
         provenance=provenance(**origin(held)),
-        need=joining_need(columns, plan.units, stored=size // max(1, rows) * holds_files),
+        need=need,
     )
+    if settings.dry_run and settings.margin:
+        say(f"  besides a margin of {settings.margin:g} arcsec, which is made first: not counted")
     if written is not None:
         say(f"joined {written.totals['rows']:,} rows into {count:,} tiles: {settings.out}")
 

@@ -7,7 +7,7 @@ from functools import partial
 from avader.catalogue import schema
 from avader.catalogue.columns import RESERVED, source_names
 from avader.catalogue.provenance import provenance
-from avader.config import PackSettings
+from avader.config import PackSettings, checked_preprocessing
 from avader.io import growth, manifest, storage
 from avader.io.models import read_model
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
@@ -41,7 +41,7 @@ def run(settings: PackSettings) -> None:
     """Pack a source. Raises InputError for bad input before any work starts."""
     increment = increment_of(settings)
     preprocessing = _preprocessing(settings, increment)
-    source, service = _open(settings), service_of(settings.service)
+    source, service = increment.in_order(_open(settings)), service_of(settings.service)
     if service is not None:
         check_service(service, source, preprocessing)
     plan, stored = plan_packing(settings, source, preprocessing, service, increment)
@@ -140,11 +140,14 @@ def _opening(settings: PackSettings, source: Source, plan: Plan, service: Servic
 
 
 def _preprocessing(settings: PackSettings, increment: Increment) -> Preprocessing:
-    """The preprocessing asked for: the model's where `--like` names one, with what overrides."""
+    """The preprocessing asked for: the model's where `--like` names one, with what overrides.
+
+    Raises InputError where the two do not go together.
+    """
     asked = settings.preprocessing.model_dump(exclude_unset=True)
     if settings.like is not None:
         asked = {**read_model(settings.like).config["preprocessing"], **asked}
-    return increment.preprocessing(Preprocessing(**asked), asked)
+    return increment.preprocessing(checked_preprocessing(asked), asked)
 
 
 def _open(settings: PackSettings) -> Source:
@@ -155,7 +158,9 @@ def _open(settings: PackSettings) -> Source:
         image=settings.image_column if settings.service.name == "none" else None,
     )
     uri = storage.absolute(settings.source)
-    source = open_source(uri, columns=columns, reserved=RESERVED)
+    # Images that a table has are not carried beside those of a service.
+    left = () if columns.image is not None else (settings.image_column,)
+    source = open_source(uri, columns=columns, reserved=RESERVED, left_out=left)
     if settings.split == "all" and not settings.min_votes:
         return source
     return select(

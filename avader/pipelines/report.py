@@ -45,6 +45,8 @@ _LONGEST = 300  # characters of a value in the page's tables
 
 def run(settings: ReportSettings) -> None:
     """Write index.html. Raises InputError where model, catalogue and data do not match."""
+    out = storage.absolute(storage.join(settings.out, "index.html"))
+    storage.check_writable(out)
     catalogue = read_whole(storage.absolute(settings.catalogue), kind="classified")
     files = read_model(storage.absolute(settings.model))
     _check_model(catalogue, files)
@@ -64,9 +66,8 @@ def run(settings: ReportSettings) -> None:
         provenance=_provenance(settings, catalogue, data, files),
         citation=CITATION,
     )
-    out = storage.join(settings.out, "index.html")
     storage.write_bytes(out, render(page).encode())
-    say(f"wrote {storage.public_uri(out)}")
+    say(f"wrote {storage.public_uri(storage.join(settings.out, 'index.html'))}")
 
 
 def _check_model(catalogue: Manifest, files: ModelFiles) -> None:
@@ -286,19 +287,22 @@ def count_rejects(folder: Manifest, *, stage: str) -> list[RejectReason]:
 def _provenance(
     settings: ReportSettings, catalogue: Manifest, data: Manifest, files: ModelFiles
 ) -> dict[str, list[Fact]]:
-    """What the page was made from, as tables."""
+    """What the page was made from, as tables; of each setting that differs by increment all
+    values."""
+    made = read_increments(catalogue.uri)
+    packed = read_increments(data.uri, version=sum(len(data_of(one)) for one in made))
     facts = {
         "Catalogue": {
             "uri": storage.public_uri(storage.absolute(settings.catalogue)),
             "manifest": catalogue.digest,
             "plan": catalogue.fingerprint,
-            **_without(catalogue.settings, "versions", "writer"),
+            **_without(_joined([one.settings for one in made]), "versions", "writer"),
             "backend": catalogue.provenance.get("backend"),
             "preprocessing_accepted": catalogue.provenance.get("preprocessing_accepted"),
         },
         "Cutouts": {
             "uri": storage.public_uri(data.uri),
-            **_without(data.settings, "versions", "writer", "columns"),
+            **_without(_joined([one.settings for one in packed]), "versions", "writer", "columns"),
         },
         "Model": {
             "uri": storage.public_uri(storage.absolute(settings.model)),
@@ -306,12 +310,22 @@ def _provenance(
             **_without(files.config, "preprocessing", "format", "version"),
             **_without(files.card, "digest", "citation", "versions"),
         },
-        "Versions": catalogue.provenance.get("versions", {}),
+        "Versions": _joined([one.provenance.get("versions", {}) for one in made]),
     }
     return {
         title: [Fact(name, value) for name, value in _flat(content)]
         for title, content in facts.items()
     }
+
+
+def _joined(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Several mappings as one: a value that is the same in all, else the list of those that are."""
+    joined: dict[str, Any] = {}
+    for name in dict.fromkeys(name for each in several for name in each):
+        values: list[Any] = []
+        values += (each.get(name) for each in several if each.get(name) not in values)
+        joined[name] = values[0] if len(values) == 1 else values
+    return joined
 
 
 def _without(settings: Mapping[str, Any], *names: str) -> dict[str, Any]:

@@ -90,15 +90,19 @@ def find_witness(service: Service, units: Sequence[Unit], *, rate: float, patien
     Raises InputError where it answers to none of a few, spread over the table.
     """
     client = Client(service, Pace(rate), rate=rate, patience=min(patience, FIRST_PATIENCE))
-    last = len(units) - 1
-    tried = sorted({last * number // (WITNESSES - 1) for number in range(WITNESSES)})
-    each = -(-WITNESSES // len(tried))
     try:
-        return client.find_witness(
-            [place for number in tried for place in islice(_places(service, units[number]), each)]
-        )
+        return client.find_witness(islice(_spread_places(service, units), WITNESSES))
     finally:
         client.close()
+
+
+def _spread_places(service: Service, units: Sequence[Unit]) -> Iterator[Place]:
+    """A few places of each unit that has some; of units in an order that leaps over the table."""
+    last = len(units) - 1
+    firsts = {last * number // (WITNESSES - 1) for number in range(WITNESSES)}
+    each = -(-WITNESSES // len(firsts))
+    for number in [*sorted(firsts), *sorted(set(range(len(units))) - firsts)]:
+        yield from islice(_places(service, units[number]), each)
 
 
 def _places(service: Service, unit: Unit) -> Iterator[Place]:

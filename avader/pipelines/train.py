@@ -14,17 +14,17 @@ from typing import Any
 import pyarrow.fs
 import ray
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from avader.config import TrainSettings
 from avader.errors import InputError, TrainingError
 from avader.io import growth, manifest, storage
 from avader.io.manifest import Manifest
-from avader.io.models import read_model
+from avader.io.models import CARD, read_model
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Board, reading
-from avader.pipelines.cluster import cluster
+from avader.pipelines.cluster import cluster, joins
 from avader.pipelines.holding import holding
 from avader.pipelines.progress import say
 from avader.pipelines.training import tracking
@@ -37,6 +37,8 @@ RUN_NAME = "ray"
 """Folder of Ray Train's own files, below training/."""
 RESIZE_EVERY = 60.0
 """Seconds between looks for room for more workers, where more are allowed."""
+PATIENCE = 86_400
+"""Seconds that workers wait for the first one, which reads all images for the first mixture."""
 
 # Threads that wait by spinning cost four fifths of the speed where a machine is shared.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -63,7 +65,7 @@ def run(settings: TrainSettings) -> None:
         check_memory(cutouts, recipe, gibibytes=settings.memory_limit, world=world)
     manifest.open_plan(out, plan(recipe, cutouts))
     record = _record(settings, recipe, out)
-    with holding(out, lambda: storage.exists(storage.join(out, "card.json"))) as unfinished:
+    with holding(out, lambda: storage.exists(storage.join(out, CARD))) as unfinished:
         if unfinished:
             with cluster(settings), tracking.following(record):
                 task = WorkerTask(
@@ -160,6 +162,7 @@ def _train(settings: TrainSettings, task: WorkerTask) -> None:
     trainer = TorchTrainer(
         work,
         train_loop_config={"task": task, "notices": board.notices},
+        torch_config=TorchConfig(timeout_s=PATIENCE),
         scaling_config=scaling,
         run_config=RunConfig(
             name=RUN_NAME,
@@ -225,6 +228,8 @@ def _scaling(settings: TrainSettings) -> ScalingConfig:
     kind = "GPU" if use_gpu else "CPU"
     hosts = [node for node in nodes if node.get(kind, 0) >= 1]
     workers = settings.workers or (gpus if use_gpu else max(1, len(hosts)))
+    if use_gpu and workers > gpus:
+        _say_too_few(workers, gpus, joined=joins(settings))
     share: dict[str, Any] = {"CPU": cpus_each(hosts, workers, use_gpu)}
     if settings.max_workers and settings.max_workers < workers:
         raise InputError(
@@ -237,6 +242,16 @@ def _scaling(settings: TrainSettings) -> ScalingConfig:
         resources_per_worker=share,
         elastic_resize_monitor_interval_s=RESIZE_EVERY,
     )
+
+
+def _say_too_few(workers: int, gpus: int, *, joined: bool) -> None:
+    """Say that workers wait for GPUs, which may come where this Ray is a cluster's.
+
+    Raises InputError where it is this machine's own.
+    """
+    if not joined:
+        raise InputError(f"wanted {workers} GPUs, one a worker, got {gpus}; lower --workers")
+    say(f"  {workers} workers want a GPU each, the cluster has {gpus}: waiting until it has more")
 
 
 def _workers(scaling: ScalingConfig) -> str:

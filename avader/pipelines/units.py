@@ -20,6 +20,7 @@ from avader.config import UnitSettings
 from avader.errors import HaltError, InputError, UnfinishedError
 from avader.io import manifest, shards, storage
 from avader.io.manifest import Manifest
+from avader.io.retry import seconds_limit
 from avader.pipelines.attempts import Attempts
 from avader.pipelines.board import Board, reading
 from avader.pipelines.cluster import Pool, cluster
@@ -80,23 +81,34 @@ def finish_folder(
     if settings.dry_run:
         dry_run(plan, settings, trial, need)
         return None
-    manifest.open_plan(out, plan)
+    manifest.check_plan(out, plan)
     with holding(out, lambda: manifest.is_finished(out)) as unfinished:
         if not unfinished:
+            manifest.check_plan(out, plan)  # another run may have come to its end meanwhile
             say_finished(settings)
             return None
         say(opening)
         with cluster(settings, need) as pool:
+            stages = prepare()
+            # Not before: who is refused for want of a GPU or memory may ask for something else.
+            manifest.open_plan(out, plan)
             receipts = finish_units(
                 plan,
                 out,
-                stages=[*prepare(), write_stage(out, plan)],
+                stages=[*stages, write_stage(out, plan)],
                 pool=pool,
                 progress=progress,
-                limit=settings.stall_limit,
+                limit=_stall_limit(settings),
             )
         known = {**(facts or {}), **finish(receipts)}
         return manifest.write_manifest(out, plan, receipts, facts=known, provenance=provenance)
+
+
+def _stall_limit(settings: UnitSettings) -> float:
+    """Seconds of a stage: where nobody says how many, a unit that waits for its storage has not
+    stalled."""
+    given = "stall_limit" in settings.model_fields_set
+    return settings.stall_limit if given else max(settings.stall_limit, 2 * seconds_limit())
 
 
 def finish_units(

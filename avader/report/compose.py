@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from avader.report import figures
-from avader.report.history import Row, terms
+from avader.report.history import HELD_OUT, Row, terms, words
 from avader.report.page import Component, Fact, Page, Picture, RejectReason
 from avader.report.summary import Chosen, Summary
 from avader.report.training import curves_png
@@ -216,7 +216,12 @@ def _latents_note(summary: Summary) -> str:
 def _training(history: Sequence[Row]) -> Picture | None:
     if not history:
         return None
-    last = ", ".join(f"{name}: {history[-1].get(name)}" for name in terms(history))
+    last = ", ".join(
+        f"{words(column)}: {history[-1][column]}"
+        for name in terms(history)
+        for column in (name, HELD_OUT + name)
+        if column in history[-1]
+    )
     text = f"Curves of the training's {len(history)} epochs, with its phases; at the end {last}"
     return Picture(curves_png(history), text)
 

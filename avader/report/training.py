@@ -285,7 +285,11 @@ def _legend(figure: Figure, colours: dict[str, str], *, held_out: bool) -> None:
     ]
     if held_out:
         handles.append(Line2D([], [], color=LINES[0], label="training images"))
-        handles.append(Line2D([], [], color=LINES[1], linestyle="--", label="held-out images"))
+        handles.append(
+            Line2D(
+                [], [], color=LINES[1], linestyle="--", label="held-out images, all pixels alike"
+            )
+        )
     figure.legend(
         handles=handles, loc="upper left", ncols=len(handles), frameon=False, fontsize=8.5
     )

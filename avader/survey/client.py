@@ -11,7 +11,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,19 +125,20 @@ class Client:
         """Close the connections."""
         self.session.close()
 
-    def find_witness(self, places: Sequence[Place]) -> Place:
+    def find_witness(self, places: Iterable[Place]) -> Place:
         """The first of some places that the service gives an image of, with sky or without.
 
         Raises InputError where it gives none: the address or the layer may be wrong.
         """
-        last = "no object has an id, a position and a scale"
+        last, tried = "no object has an id, a position and a scale", 0
         for place in places:
+            tried += 1
             came = self.cutout(place)
             if isinstance(came, bytes) or _is_image(came):
                 return place
             last = str(came)
         raise InputError(
-            f"wanted a cutout from {public_uri(self.service.home)}, got none for {len(places)} "
+            f"wanted a cutout from {public_uri(self.service.home)}, got none for {tried} "
             f"objects of the table (the last one: {last}); look at --service.* and at the positions"
         )
 

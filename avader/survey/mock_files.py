@@ -22,19 +22,41 @@ ARCSEC = 0.4  # arcseconds per unit of length, so a stamp is 25.6 arcsec wide
 LENGTHS = ("half_light_radius", "psf_fwhm")
 TRUTH = pa.schema(
     [
-        ("kind", pa.string()),
-        ("flux", pa.float64()),
-        ("half_light_radius", pa.float64()),
-        ("axis_ratio", pa.float64()),
-        ("position_angle", pa.float64()),
-        ("bulge_fraction", pa.float64()),
-        ("arms", pa.int32()),
-        ("arm_strength", pa.float64()),
-        ("pitch", pa.float64()),
-        ("winding", pa.int32()),
-        ("bar", pa.float64()),
-        ("companion", pa.bool_()),
-        ("psf_fwhm", pa.float64()),
+        pa.field(name, kind, metadata={"unit": unit, "description": meaning})
+        for name, kind, unit, meaning in (
+            ("kind", pa.string(), "-", "elliptical, lenticular, spiral or edge_on"),
+            ("flux", pa.float64(), "adu", "of the galaxy, without companion and background"),
+            (
+                "half_light_radius",
+                pa.float64(),
+                "pixel",
+                "before the PSF: of an elliptical and of a lenticular's disk that of the circle of "
+                "their ellipse's area, of other disks along the major axis; a bulge beside a disk "
+                "has 0.3 of it",
+            ),
+            (
+                "axis_ratio",
+                pa.float64(),
+                "-",
+                "minor over major axis, of a disk as it is inclined; of edge_on scale height over "
+                "scale length",
+            ),
+            (
+                "position_angle",
+                pa.float64(),
+                "deg",
+                "of the major axis, from the x axis towards later rows: clockwise with the first "
+                "row on top",
+            ),
+            ("bulge_fraction", pa.float64(), "-", "of the flux"),
+            ("arms", pa.int32(), "-", "number of spiral arms"),
+            ("arm_strength", pa.float64(), "-", "of the arms over the disk, 0 to 1"),
+            ("pitch", pa.float64(), "deg", "pitch angle of the arms"),
+            ("winding", pa.int32(), "-", "1 or -1, the sense in which the arms are wound"),
+            ("bar", pa.float64(), "-", "strength of the bar, 0 for none"),
+            ("companion", pa.bool_(), "-", "whether a companion lies beside the galaxy"),
+            ("psf_fwhm", pa.float64(), "pixel", "full width of the PSF at half maximum"),
+        )
     ]
 )
 SCHEMA = pa.schema(

@@ -280,6 +280,7 @@ def _with_ids(problem: Sequence[str | None], ids: pa.Array) -> pa.Array:
 
 
 def _id_of(path: str) -> str:
-    """A path without the ending of an image."""
+    """A path without the ending of an image; bytes that are no UTF-8 as \\xNN."""
     suffix = next(suffix for suffix in IMAGE_SUFFIXES if path.lower().endswith(suffix))
-    return path[: -len(suffix)]
+    name = path[: -len(suffix)].encode("utf-8", "surrogateescape")
+    return name.decode("utf-8", "backslashreplace")

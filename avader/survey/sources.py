@@ -74,7 +74,7 @@ class Source:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the files' paths, sizes and rows: another one where a file was replaced."""
+        """SHA-256 of the files' paths, sizes and rows; what is in them is not read."""
         listed = list(zip(self.paths, self.sizes, self.rows, strict=True))
         return hashlib.sha256(canonical_json(listed).encode()).hexdigest()
 
@@ -109,7 +109,7 @@ class Source:
         """Units of at most so many objects, in source order; a unit never spans two tables.
 
         Where rows are selected, a unit covers so many rows of the table, and holds fewer objects.
-        Sizes are among a unit's inputs, so that a plan notices a file that was replaced.
+        Sizes are among a unit's inputs, so that a plan notices a file of another size.
         """
         inputs = self._pieces if self.layout is not None else self._files
         return tuple(
@@ -139,12 +139,19 @@ class Source:
         ]
 
 
-def open_source(uri: str, *, columns: Columns, reserved: Collection[str] = ()) -> Source:
+def open_source(
+    uri: str,
+    *,
+    columns: Columns,
+    reserved: Collection[str] = (),
+    left_out: Collection[str] = (),
+) -> Source:
     """Find the files of a source and check their columns.
 
     A folder is searched to its depths. Where it holds images they are the source, and tables
     beside them are not read; a folder of tables alone is a source of tables.
-    columns: used by tables alone; reserved: names that no carried column may have.
+    columns: used by tables alone; reserved: names that no carried column may have; left_out: names
+    of columns that are not carried.
 
     Raises InputError, before any image is read: nothing there, nothing of a known kind, a table
     that is unreadable, lacks a column or has one with a reserved name.
@@ -159,7 +166,7 @@ def open_source(uri: str, *, columns: Columns, reserved: Collection[str] = ()) -
     if not tables:
         others = f"{len(found)} other files, such as {_below(root, found[0])}" if found else "none"
         raise InputError(f"wanted {KINDS} at {storage.public_uri(uri)}, came {others}")
-    layout, groups = read_layout(tables, columns=columns, reserved=reserved)
+    layout, groups = read_layout(tables, columns=columns, reserved=reserved, left_out=left_out)
     return Source(uri, root, tables, tuple(storage.sizes(tables)), groups, layout)
 
 

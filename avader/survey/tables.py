@@ -56,15 +56,19 @@ class Layout:
 
 
 def read_layout(
-    files: Sequence[str], *, columns: Columns, reserved: Collection[str]
+    files: Sequence[str],
+    *,
+    columns: Columns,
+    reserved: Collection[str],
+    left_out: Collection[str] = (),
 ) -> tuple[Layout, tuple[RowGroups, ...]]:
-    """The layout that all files share, and the row groups of each.
+    """The layout that all files share, and the row groups of each; left_out: not carried.
 
     Raises InputError for a file that is no Parquet, a column that is missing or of a wrong type,
     a carried column with a reserved name, and files whose columns differ.
     """
     wanted = _footer(files[0])[0]
-    layout = _layout(wanted, columns=columns, reserved=reserved, uri=files[0])
+    layout = _layout(wanted, columns=columns, reserved=reserved, left_out=left_out, uri=files[0])
 
     def groups(uri: str) -> RowGroups:
         schema, found = _footer(uri)
@@ -102,7 +106,7 @@ def read_batches(
             for batch in _slices(batches, first=first - start, rows=rows):
                 batch.validate(full=True)  # text that is no UTF-8, which Arrow reads as it is
                 came += batch.num_rows
-                yield pa.Table.from_batches([batch]).select(list(columns))
+                yield _nullable(pa.Table.from_batches([batch]).select(list(columns)))
     except CORRUPT as error:
         # Arrow tells of corrupt pages by OSError too, but without a number.
         if isinstance(error, OSError) and error.errno is not None:
@@ -119,6 +123,12 @@ def read_batches(
         )
 
 
+def _nullable(table: pa.Table) -> pa.Table:
+    """The table without a word on nulls, which tables of one source may differ in."""
+    fields = [field.with_nullable(True) for field in table.schema]
+    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
+
+
 def _parquet(stream: object, uri: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(stream, buffer_size=BUFFER, page_checksum_verification=True)
@@ -127,9 +137,9 @@ def _parquet(stream: object, uri: str) -> pq.ParquetFile:
 
 
 def _footer(uri: str) -> tuple[pa.Schema, RowGroups]:
-    """Columns, without metadata, and the rows of each row group."""
+    """Columns, without metadata or a word on nulls, and the rows of each row group."""
     with storage.open_input(uri) as stream, _parquet(stream, uri) as file:
-        fields = [field.remove_metadata() for field in file.schema_arrow]
+        fields = [field.remove_metadata().with_nullable(True) for field in file.schema_arrow]
         return pa.schema(fields), _sizes(file.metadata)
 
 
@@ -163,13 +173,20 @@ def _slices(
             return
 
 
-def _layout(schema: pa.Schema, *, columns: Columns, reserved: Collection[str], uri: str) -> Layout:
+def _layout(
+    schema: pa.Schema,
+    *,
+    columns: Columns,
+    reserved: Collection[str],
+    left_out: Collection[str],
+    uri: str,
+) -> Layout:
     twice = [name for name, count in Counter(schema.names).items() if count > 1]
     if twice:
         raise InputError(f"wanted columns with names of their own, came {', '.join(twice)} twice")
     columns = _resolve(schema, columns=columns, uri=uri)
     _check_types(schema, columns, uri=uri)
-    used = {columns.id, columns.ra, columns.dec, columns.image}
+    used = {columns.id, columns.ra, columns.dec, columns.image, *left_out}
     carried = pa.schema([field for field in schema if field.name not in used])
     _check_carried(carried.names, reserved=reserved, uri=uri)
     is_path = columns.image is not None and _is_text(schema.field(columns.image).type)
@@ -270,6 +287,6 @@ def _difference(schema: pa.Schema, *, wanted: pa.Schema, uri: str, first: str) -
     changes += [f"also {name}" for name in sorted(ours - theirs)]
     return (
         f"wanted the same columns in every table, came {storage.public_uri(uri)} unlike "
-        f"{storage.public_uri(first)}: {', '.join(changes) or 'another order or nullability'}; "
+        f"{storage.public_uri(first)}: {', '.join(changes) or 'another order'}; "
         "pack them apart"
     )

@@ -28,6 +28,8 @@ from avader.training.objective import TERMS, Batch, Objective, factors, needs_vi
 from avader.training.state import Metrics, Progress, TrainingState
 from avader.training.task import Task
 
+SOMETIMES = ("contrast", "agreement", "pseudo_labels")
+"""Terms that are computed in the epochs that have them alone."""
 STARVES = 0.1
 """Fraction of an equal share of the images below which a component is said to starve."""
 
@@ -192,20 +194,15 @@ def _skip(state: TrainingState, recipe: Recipe, weights: Weights, terms: Tensor)
 def means(progress: Progress, recipe: Recipe, weights: Weights) -> Metrics:
     """An epoch's terms as means over its images, with the loss that they make.
 
-    Terms that the recipe does not have are left out.
+    Terms that the recipe, or this epoch, does not have are left out.
     """
     values = (progress.totals / progress.images).tolist()
     terms, occupancy = dict(zip(TERMS, values, strict=False)), values[len(TERMS) :]
     terms["l2"] *= recipe.optimiser.l2
     by = factors(recipe, weights) | {"l2": 1.0}
-    asked = {
-        "contrast": recipe.contrast.weight,
-        "agreement": recipe.agreement,
-        "pseudo_labels": recipe.schedule.pseudo_labels,
-    }
     return {
         "loss": sum(by[name] * value for name, value in terms.items()),
-        **{name: value for name, value in terms.items() if asked.get(name, 1.0)},
+        **{name: value for name, value in terms.items() if by[name] or name not in SOMETIMES},
         "effective_components": effective_number(occupancy) if weights.trains_mixture else 0.0,
         "starving": _starving(occupancy, recipe) if weights.trains_mixture else 0,
     }

@@ -15,6 +15,9 @@ from avader.training.precision import precision_on
 from avader.training.state import TrainingState
 from avader.training.task import Task
 
+ROWS = 10_000
+"""Rows whose densities, (ROWS, K, D), are computed at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -37,8 +40,10 @@ def summarise(state: TrainingState, task: Task) -> Summary:
     means, _ = encode_rows(state, task.images, np.arange(start, stop))
     z = torch.from_numpy(means).double()
     mixture = type(state.model.mixture())(*(value.cpu() for value in state.model.mixture()))
-    component = responsibilities(z, mixture).argmax(1).numpy()
-    parts = task.group.gather((component, log_likelihood(z, mixture).numpy()))
+    some = z.split(ROWS)  # type: ignore[no-untyped-call]
+    component = torch.cat([responsibilities(each, mixture).argmax(1) for each in some])
+    likelihood = torch.cat([log_likelihood(each, mixture) for each in some])
+    parts = task.group.gather((component.numpy(), likelihood.numpy()))
     components = np.concatenate([part[0] for part in parts])
     likelihoods = np.concatenate([part[1] for part in parts])
     occupancy = np.bincount(components, minlength=state.model.components).tolist()

@@ -1,10 +1,12 @@
 """Bytes to flux: what is read; what is refused is in tests/pipelines/bad_cutouts.py."""
 
+import io
 import pickle
 
 import numpy as np
 import pytest
 from astropy.io import fits as astropy_fits
+from PIL import Image
 
 from avader.images.checks import CutoutError, Reason, plain
 from avader.images.decode import decode_image
@@ -209,3 +211,14 @@ class TestErrors:
     def test_detail_is_one_short_printable_line(self):
         assert plain("a\n  b\tc <BytesIO object at 0x7f00ab12>\x00") == "a b c <BytesIO object>?"
         assert len(plain("x" * 1000)) == 300
+
+
+def test_a_grey_level_of_16_bits_that_is_transparent_is_missing():
+    levels = np.full((8, 8), 1000, np.uint16)
+    levels[0, :3] = 77
+    file = Image.fromarray(levels)
+    sink = io.BytesIO()
+    file.save(sink, "png", transparency=77)
+    decoded = decode_image(sink.getvalue())
+    assert decoded.flux.shape == (1, 8, 8)
+    np.testing.assert_array_equal(decoded.missing, levels == 77)

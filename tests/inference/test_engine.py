@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from avader.errors import InputError
+from avader.inference import lanes
 from avader.inference.checks import check_compiler, check_device
 from avader.inference.engine import DENSITY_TILE, Engine, exact_arithmetic
 from avader.inference.lanes import check_tile
@@ -237,3 +238,29 @@ def test_numbers_of_a_gpu_are_the_same_bits_in_any_company(model, images, precis
     again = all_numbers(Engine(model, tile=8, device="cuda", precision=precision), images[::-1])
     for several, others in zip(together, again, strict=True):
         assert several.tobytes() == others[::-1].tobytes()
+
+
+@pytest.mark.parametrize("tile", [0, -1])
+def test_no_images_at_once_are_refused(model, tile):
+    with pytest.raises(InputError, match=f"tile: wanted at least 1 image at once, got {tile}"):
+        Engine(model, tile=tile)
+
+
+def test_lanes_that_a_gpu_has_no_memory_left_for(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(lanes, "Lane", full)
+    monkeypatch.setattr(torch, "compile", lambda compute, **_: compute)
+    wanted = "tile: the GPU lacks memory for 4 images at once; take a smaller one: CUDA out"
+    with pytest.raises(InputError, match=wanted):
+        lanes.Lanes(torch.square, torch.zeros(4, 2), torch.device("cuda"))
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_variance_that_is_not_finite_gives_none_of_the_probabilities(engine, value):
+    mean, logvar = np.zeros((3, 5), np.float32), np.zeros((3, 5), np.float32)
+    logvar[1, 2] = value
+    found = engine.integrated_posterior(mean, logvar)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]].sum(axis=1), 1)

@@ -201,3 +201,57 @@ def test_a_selection_of_nothing_and_of_all(tmp_path):
     everything = shards.select_rows(str(tmp_path), "part.parquet", Selection("object_id"), ["x"])
     assert everything.equals(table.select(["x"]))
     assert shards.read_schema(str(tmp_path), "part.parquet").names == table.column_names
+
+
+def test_a_finished_folder_is_that_of_the_same_work_by_other_versions(tmp_path):
+    out, old = str(tmp_path), {"size": 8, "versions": {"torch": "1"}, "writer": {"level": 1}}
+    new = {"size": 8, "versions": {"torch": "2"}, "writer": {"level": 3}}
+    plans = [Plan("classified", settings, UNITS) for settings in (old, new)]
+    manifest.open_plan(out, plans[0])
+    # A run under way is gone on with by what it began with alone.
+    with pytest.raises(InputError, match=r"versions\.torch was '1' and is now '2'"):
+        manifest.check_plan(out, plans[1])
+    manifest.write_manifest(out, plans[0], [write(out, unit) for unit in UNITS], provenance={})
+    assert manifest.check_plan(out, plans[1])
+    with pytest.raises(InputError, match="size was 8 and is now 9"):
+        manifest.check_plan(out, Plan("classified", {**new, "size": 9}, UNITS))
+    others = tuple(Unit(unit.name, {"number": 7}) for unit in UNITS)
+    for units in (UNITS[:2], others):
+        with pytest.raises(InputError, match="holds another plan"):
+            manifest.check_plan(out, Plan("classified", new, units))
+
+
+def test_rows_of_large_images_are_selected_some_at_a_time(tmp_path, monkeypatch):
+    """The rows are the same in however many batches a row group is decoded."""
+    count, kind = 50, pa.list_(pa.uint8(), 64)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 64), np.uint8)
+    table = rows.table(
+        pa.schema([("object_id", pa.string()), ("component", pa.int16()), ("image", kind)]),
+        {
+            "object_id": np.array([f"g{number:02d}" for number in range(count)], object),
+            "component": np.arange(count) % 3,
+            "image": pixels,
+        },
+    )
+    (tmp_path / "x.parquet").write_bytes(
+        shards.parquet_bytes(table, {**shards.WRITER, "row_group_size": 20})
+    )
+    decoded, iter_batches = [], pq.ParquetFile.iter_batches
+
+    def watched(self, size, **options):
+        for batch in iter_batches(self, size, **options):
+            decoded.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    monkeypatch.setattr(shards, "AT_ONCE", 500)
+    chosen = Selection("object_id", components=(1,))
+    found = shards.select_rows(str(tmp_path), "x.parquet", chosen, ["image", "object_id"])
+    wanted = table.filter(pa.array(np.arange(count) % 3 == 1)).select(["image", "object_id"])
+    assert found.equals(wanted)
+    assert max(decoded) < 10
+    none = Selection("object_id", components=(7,))
+    assert shards.select_rows(str(tmp_path), "x.parquet", none, ["image"]).num_rows == 0
+    decoded.clear()
+    assert shards.read_group(str(tmp_path), "x.parquet", 2, ["image"]).num_rows == 10
+    assert max(decoded) < 10

@@ -8,6 +8,7 @@ from scipy.special import ndtri
 from scipy.stats import chisquare, kstest, truncnorm
 
 from avader.errors import InputError
+from avader.mixture import random
 from avader.mixture.random import (
     LAYOUT_VERSION,
     NEAR,
@@ -165,3 +166,18 @@ def test_streams_and_seeds_are_unrelated():
     draws = [normals(words(s, t, 0, 20_000, 1)).ravel() for s in (0, 1) for t in Stream]
     correlation = np.corrcoef(draws) - np.eye(len(draws))
     assert abs(correlation).max() < 5 / np.sqrt(20_000)
+
+
+def test_every_fiftieth_of_many_objects_takes_no_memory_of_all(monkeypatch):
+    made, following = [], random._next
+
+    def watched(generator, count, blocks):
+        made.append(count)
+        return following(generator, count, blocks)
+
+    monkeypatch.setattr(random, "_next", watched)
+    indices = np.arange(3, 10 * random.LONGEST, 50)
+    found = words_at(7, Stream.LATENT, indices, 2)
+    assert max(made) <= random.LONGEST
+    for at in (0, 1, 1310, 1311, len(indices) - 1):
+        assert found[at].tolist() == words(7, Stream.LATENT, int(indices[at]), 1, 2)[0].tolist()

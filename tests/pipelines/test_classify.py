@@ -299,6 +299,9 @@ def test_cutouts_that_changed_after_they_were_packed(model, data, tmp_path):
 def test_a_gpu_that_is_not_there(model, data, tmp_path):
     with pytest.raises(InputError, match=r"wanted GPUs \(--device gpu\), got a cluster without"):
         classified(model, data, tmp_path / "out", device="gpu")
+    # The folder is free for what the message advises.
+    classified(model, data, tmp_path / "out", device="cpu")
+    assert read_manifest(str(tmp_path / "out")).settings["device"] == "cpu"
 
 
 def test_a_gpu_takes_larger_tiles_and_several_at_once():

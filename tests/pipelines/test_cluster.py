@@ -4,6 +4,12 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from avader.config import CompactSettings
+from avader.pipelines import cluster
+from avader.pipelines.memory import SMALL
+
 STAY = """
 import os
 import time
@@ -42,3 +48,19 @@ def test_processes_without_work_for_a_while_stay():
         [sys.executable, "-c", STAY], env=environment, capture_output=True, text=True, check=True
     )
     assert ran.stdout == "0\n"
+
+
+@pytest.mark.parametrize(
+    ("node", "lacking"),
+    [
+        ({"CPU": 4.0, "memory": 2.0**40}, "4 worker(s), of 8 for want of CPUs"),
+        ({"CPU": 8.0, "memory": 2 * 576 * 2.0**20}, "2 worker(s), of 8 for want of memory"),
+    ],
+)
+def test_what_there_is_too_little_of_is_named(monkeypatch, caplog, node, lacking):
+    caplog.set_level("INFO", "avader")
+    monkeypatch.setattr(cluster, "_alive", lambda: [{"Resources": node}])
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    settings = CompactSettings(data="d", out="o", workers=8)
+    assert cluster._counted_pool(settings, SMALL).workers == int(lacking[0])
+    assert lacking in caplog.text

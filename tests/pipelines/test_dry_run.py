@@ -19,6 +19,7 @@ from avader.config import (
 )
 from avader.errors import InputError
 from avader.images.checks import Reason
+from avader.inference.engine import Engine
 from avader.io import growth, shards
 from avader.io.manifest import open_plan, read_manifest, write_manifest
 from avader.io.models import read_model
@@ -143,8 +144,45 @@ def test_of_a_selection_there_may_be_none_among_the_first(tmp_path, said, monkey
 
 def test_on_gpus_there_is_a_worker_for_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert dry_run._workers(Need(device="gpu")) == 3
-    assert dry_run._workers(Need()) == os.cpu_count()
+    monkeypatch.setattr(dry_run, "RAYS", 1e6)  # this machine has memory for all
+    assert dry_run._workers(0, Need(device="gpu")) == 3
+    assert dry_run._workers(0, Need()) == os.cpu_count()
+
+
+def test_no_more_workers_than_a_machine_has_memory_for():
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert dry_run._workers(8, Need(besides=memory // 4)) == 2
+    assert dry_run._workers(8, Need(besides=2 * memory)) == 1  # on another machine, perhaps
+
+
+@pytest.mark.parametrize(("tile", "device", "rows"), [(16, "cpu", 64), (48, "cpu", 96)])
+def test_a_piece_fills_its_tiles(tile, device, rows):
+    assert dry_run.trial_rows(tile, device) == rows
+    assert dry_run.trial_rows(tile, "gpu") == 4 * tile
+
+
+@pytest.mark.parametrize("verb", ["classify", "generate"])
+def test_a_piece_is_computed_as_a_worker_computes(model, tmp_path, verb, monkeypatch):
+    """By one thread; afterwards there are as many as before."""
+    seen, fill = [], Engine._fill
+
+    def watched(*given):
+        seen.append(torch.get_num_threads())
+        fill(*given)
+
+    monkeypatch.setattr(Engine, "_fill", watched)
+    out, before = str(tmp_path / "out"), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        if verb == "classify":
+            data = write_packed(tmp_path / "packed", images(), per_shard=10)
+            classify.run(ClassifySettings(model=model, data=data, out=out, dry_run=True))
+        else:
+            generate.run(GenerateSettings(model=model, out=out, count=100, dry_run=True))
+        assert set(seen) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_what_is_done_is_not_counted(model, tmp_path, said):

@@ -12,7 +12,7 @@ from astropy.table import Table
 from avader.api import open_catalogue
 from avader.catalogue import rows, schema
 from avader.cli import main
-from avader.io import storage
+from avader.io import shards, storage
 from tests.catalogues import COMPONENTS, LATENT, classified, write_folder
 
 COUNT = 300
@@ -262,3 +262,27 @@ def test_on_s3(capfd, s3_uri, tmp_path):
     absent = ["--ids", f"{s3_uri}/absent.txt"]
     assert main(["export", "--catalogue", sky, "--out", out, *absent]) == 2
     assert "cannot read s3://" in capfd.readouterr().err
+
+
+def test_an_output_that_cannot_be_is_refused_before_any_row_is_read(
+    run, tmp_path, catalogue, monkeypatch
+):
+    monkeypatch.setattr(shards, "select_rows", None)
+    (tmp_path / "folder.fits").mkdir()
+    (tmp_path / "file").write_bytes(b"")
+    for out, why in (("folder.fits", "Is a directory"), ("file/rows.fits", "Not a directory")):
+        code, said = run(catalogue, out=out)
+        assert code == 2
+        assert f"cannot write {tmp_path}/{out}" in said
+        assert why in said
+
+
+@pytest.mark.parametrize("ending", ["fits", "vot"])
+def test_vectors_of_one_element_stay_vectors(run, tmp_path, ending):
+    table = classified(20, latent=1)
+    folder = write_folder(tmp_path / "sky", table, per_part=8)
+    assert run(folder, out=f"rows.{ending}")[0] == 0
+    found = Table.read(tmp_path / f"rows.{ending}")
+    assert found["latent_mean"].shape == (20, 1)
+    wanted = np.array(table["latent_mean"].to_pylist(), np.float32)
+    np.testing.assert_array_equal(np.asarray(found["latent_mean"]), wanted)

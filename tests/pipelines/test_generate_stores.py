@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader
 
 import avader
-from avader.api import remade
+from avader.api import remade, stream
 from avader.catalogue.columns import SYNTHETIC_COLUMNS, TRUTH_NAMES
 from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
@@ -220,6 +220,17 @@ class TestTorchDataset:
         assert order(shuffle=False) == list(range(COUNT))
         epoch = 1
         assert order(seed=1) != first
+
+    @pytest.mark.parametrize(("most", "pieces"), [(10**9, 3), (0, 1)])
+    def test_fewer_pieces_are_mixed_where_images_are_large(self, draw, monkeypatch, most, pieces):
+        """A sky of three shards, each a row group."""
+        monkeypatch.setattr(stream, "MIXED_BYTES", most)
+        data = avader.torch_dataset(draw(store="images"), batch=8, seed=1)
+        windows = [len(window) for window in data._windows()]
+        assert len(windows) == 3 // pieces
+        assert sum(windows) == COUNT
+        assert data._mixed() == (stream.MIXED if most else 1)
+        assert avader.torch_dataset(draw(store="recipe"))._mixed() == stream.MIXED
 
     def test_workers_and_shares_split_the_objects(self, draw):
         """As evenly as can be, also where all objects lie in one row group."""

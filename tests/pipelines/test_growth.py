@@ -4,25 +4,32 @@ import logging
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hats.io.validation import is_valid_catalog
+from PIL import Image
 
 import avader
 from avader.catalogue.pixels import named_pixel
 from avader.config import (
     ClassifySettings,
+    CompactSettings,
     ExportSettings,
     HatsSettings,
     PackSettings,
+    ReportSettings,
     VerifySettings,
 )
-from avader.errors import InputError
+from avader.errors import InputError, StorageError
 from avader.io import growth, storage
-from avader.pipelines import classify, export, hats, pack, verify
+from avader.io.models import read_model
+from avader.pipelines import classify, closing, compact, export, hats, pack, report, verify
+from avader.pipelines.packing import planning as packing_planning
+from avader.pipelines.tiling import versions as tiling_versions
 from avader.recipe import Preprocessing
 from tests.pipelines.test_kill import contents
-from tests.tiny import PREPROCESSING, png_bytes, write_table, write_tiny_model
+from tests.tiny import PREPROCESSING, galaxy, png_bytes, write_table, write_tiny_model
 
 FIRST, LATER = 40, 30
 
@@ -171,3 +178,96 @@ def test_a_new_model_makes_a_new_version_beside_the_old(grown, tmp_path, caplog)
     with caplog.at_level(logging.INFO, "avader"):
         classify.run(settings)
     assert f"{new} is finished already: nothing to do" in caplog.text
+
+
+def test_other_versions_of_packages_add_to_what_is_there(tmp_path, ray_session, monkeypatch):
+    """Nightly runs outlive an upgrade: what is finished stays, what is new is done."""
+    data, out, collection = (str(tmp_path / name) for name in ("packed", "catalogue", "hats"))
+    model = write_tiny_model(tmp_path / "model")
+    first = write_table(tmp_path / "first.parquet", 12)
+    tiled = HatsSettings(catalogue=out, out=collection, workers=1)
+    classifying = ClassifySettings(model=model, data=data, out=out, workers=1)
+    pack.run(PackSettings(source=first, out=data, preprocessing=PREPROCESSING, workers=1))
+    classify.run(classifying)
+    hats.run(tiled)
+    before = contents(tmp_path / "catalogue")
+    for module in (classify, packing_planning, tiling_versions):
+        monkeypatch.setattr(module, "package_versions", lambda *_: {"pillow": "99"})
+    more = later_table(tmp_path / "later.parquet")
+    pack.run(PackSettings(source=more, out=data, add=True, workers=1))
+    classify.run(classifying)
+    hats.run(tiled)
+    after = contents(tmp_path / "catalogue")
+    assert all(after[path] == before[path] for path in before)
+    assert growth.latest(out) == growth.latest(collection) == 2
+    found = growth.read_increments(out)
+    assert found[0].settings["versions"] != found[1].settings["versions"] == {"pillow": "99"}
+    for folder in (data, out, collection):
+        verify.run(VerifySettings(catalogue=folder))
+
+
+def test_columns_in_another_order_are_added_in_the_first_ones(tmp_path, ray_session):
+    data, out = str(tmp_path / "packed"), str(tmp_path / "joined")
+    source = write_table(tmp_path / "first.parquet", 12, mag=np.arange(12.0))
+    pack.run(PackSettings(source=source, out=data, preprocessing=PREPROCESSING, workers=1))
+    table = pq.read_table(write_table(tmp_path / "more.parquet", 9, mag=np.arange(9.0)))
+    ids = pa.array([f"m{number}" for number in range(9)])
+    table = table.set_column(0, pa.field("object_id", pa.string(), nullable=False), ids)
+    other = table.select(["mag", "votes", "image", "dec", "ra", "object_id"])
+    fields = [field.with_nullable(field.name != "mag") for field in other.schema]
+    pq.write_table(other.cast(pa.schema(fields)), tmp_path / "more.parquet")
+    pack.run(PackSettings(source=str(tmp_path / "more.parquet"), out=data, add=True, workers=1))
+    verify.run(VerifySettings(catalogue=data))
+    compact.run(CompactSettings(data=data, out=out, workers=1))
+    found = avader.open_catalogue(out).to_arrow().select(["object_id", "votes", "mag"])
+    assert len(found) == 21
+    added = [row for row in found.to_pylist() if row["object_id"].startswith("m")]
+    assert all(row["mag"] == row["votes"] == int(row["object_id"][1:]) for row in added)
+
+
+def test_images_of_other_bands_are_refused(tmp_path, ray_session):
+    """Where files are stored as they came, the column of images is the same for all."""
+    data = str(tmp_path / "packed")
+    for name, mode in (("grey", "L"), ("red", "RGB")):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(4):
+            pixels = Image.fromarray(galaxy(number)).convert(mode)
+            pixels.save(folder / f"{name}{number}.png")
+    first = PackSettings(
+        source=str(tmp_path / "red"), out=data, store="bytes", preprocessing=PREPROCESSING
+    )
+    pack.run(first)
+    with pytest.raises(InputError, match=r"wanted images of 3 bands as in .*, came 1"):
+        pack.run(PackSettings(source=str(tmp_path / "grey"), out=data, add=True))
+
+
+def test_a_summary_that_fails_comes_after_the_catalogue_is_published(
+    grown, tmp_path, ray_session, monkeypatch
+):
+    data, _, model, _ = grown
+
+    def fail(*_, **__):
+        raise StorageError("no answer")
+
+    monkeypatch.setattr(closing, "close", fail)
+    out = str(tmp_path / "catalogue")
+    settings = ClassifySettings(model=model, data=data, out=out, workers=1)
+    for _ in growth.read_increments(data):
+        with pytest.raises(StorageError):
+            classify.run(settings)
+    assert growth.latest(out) == 2
+
+
+def test_a_report_is_of_all_increments(grown):
+    data, out, model, _ = grown
+    catalogue, packed = growth.read_whole(out), growth.read_whole(data)
+    settings = ReportSettings(model=model, catalogue=out, out="unused")
+    told = report._provenance(settings, catalogue, packed, read_model(model))
+    facts = {title: {fact.name: fact.value for fact in found} for title, found in told.items()}
+    sources = [held.settings["source"] for held in growth.read_increments(data)]
+    assert all(source in facts["Cutouts"]["source"] for source in sources)
+    digests = [held.digest for held in growth.read_increments(data)]
+    assert all(digest in facts["Catalogue"]["data"] for digest in digests)
+    assert facts["Catalogue"]["model"] == catalogue.settings["model"]
+    assert facts["Versions"]["numpy"] == np.__version__

@@ -282,3 +282,14 @@ def test_a_part_of_a_table(ray_session, tmp_path, monkeypatch):
         "min_votes": 37,
         "votes_column": "total_classifications",
     }
+
+
+def test_like_and_what_overrides_it_may_not_go_together(tmp_path):
+    model = write_tiny_model(
+        tmp_path / "model", preprocessing=Preprocessing(size=16, bands=(0, 1), weights=(0.5, 0.5))
+    )
+    given = {"source": write_pngs(tmp_path / "pngs", 2), "out": str(tmp_path / "out")}
+    message = r"--like and what .*: --preprocessing\.weights: wanted one per kept band \(1\)"
+    with pytest.raises(InputError, match=message):
+        pack.run(PackSettings(**given, like=model, preprocessing={"bands": (0,)}))
+    assert not (tmp_path / "out").exists()

@@ -235,3 +235,25 @@ def test_killed_driver(ray_session, table, web, tmp_path):
     assert "going on:" in ended.stdout
     assert f"packing cutouts of {COUNT} positions from {web.url}, at most 10 a" in ended.stdout
     assert contents(killed) == contents(tmp_path / "whole")
+
+
+def test_a_place_is_found_where_few_rows_are_selected(web, tmp_path):
+    """In a part of the table that a few looks, spread over it, miss."""
+    count = 3000
+    columns = {
+        "object_id": [f"g{number:04d}" for number in range(count)],
+        "ra": np.linspace(10, 20, count),
+        "dec": np.linspace(-5, 5, count),
+        "petroR90_r": np.full(count, 8.0),
+        "votes": np.where(np.arange(count) == 1234, 50, 1),
+    }
+    source = write_positions(tmp_path / "table.parquet", **columns)
+    found = packed(source, tmp_path / "out", web, min_votes=37, votes_column="votes")
+    assert found.to_arrow()["object_id"].to_pylist() == ["g1234"]
+
+
+def test_images_that_the_table_has_are_left(web, tmp_path):
+    """The service's are asked for."""
+    source = write_positions(tmp_path / "table.parquet", image=[b"not a picture"] * COUNT)
+    found = packed(source, tmp_path / "out", web)
+    assert found.manifest.totals["rows"] == COUNT

@@ -18,6 +18,7 @@ from avader.pipelines import train
 from avader.pipelines.training import tracking
 from avader.synthetic.noise import power_spectrum
 from tests.pipelines.packed import history, settings, write_packed
+from tests.tiny import write_tiny_model
 from tests.training.tiny import EPOCHS, RECIPE, changed, images
 
 
@@ -204,3 +205,27 @@ def test_a_gpu_that_is_not_there(data, ray_session, tmp_path):
 def test_cross_entropy_wants_a_sigmoid():
     with pytest.raises(ValueError, match=r"cross-entropy wants network\.output = sigmoid"):
         changed(loss="cross-entropy")
+
+
+def test_a_folder_with_another_model_is_refused(data, tmp_path):
+    """Else it would be said to be trained to the end."""
+    out = write_tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match=r"wanted an empty output folder, got .* with card\.json"):
+        train.run(settings(data, out))
+    assert not (tmp_path / "model" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_more_workers_than_gpus(data, monkeypatch, caplog, joined):
+    """They would wait for ever; where others may join, that is said."""
+    caplog.set_level(logging.INFO, "avader")
+    nodes = [{"Alive": True, "Resources": {"GPU": 2.0, "CPU": 8.0}}]
+    monkeypatch.setattr(train.ray, "nodes", lambda: nodes)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    given = settings(data, "out", device="gpu", workers=4, address="auto" if joined else None)
+    if joined:
+        assert train._scaling(given).num_workers == 4
+        assert "4 workers want a GPU each, the cluster has 2: waiting" in caplog.text
+        return
+    with pytest.raises(InputError, match="wanted 4 GPUs, one a worker, got 2; lower --workers"):
+        train._scaling(given)

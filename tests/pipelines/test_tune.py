@@ -288,6 +288,11 @@ def test_early_stopping_knows_the_trials_before():
         scheduler.on_trial_add(None, trial)
         decisions.append(scheduler.on_trial_result(None, trial, {"epoch": 1, "score": score}))
     assert decisions == ["CONTINUE", "STOP"]
+    # Others have come since a trial was there first, before the driver was killed.
+    trial = Trial("killed")
+    scheduler.on_trial_add(None, trial)
+    told = {"epoch": 1, "score": -20.0, "again": True}
+    assert scheduler.on_trial_result(None, trial, told) == "CONTINUE"
 
 
 def test_whole_numbers_and_fractions():

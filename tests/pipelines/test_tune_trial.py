@@ -3,6 +3,7 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 import ray
 import ray.tune
@@ -12,6 +13,7 @@ from avader.io.manifest import read_manifest
 from avader.pipelines.tuning import trial as trials
 from avader.pipelines.tuning.trial import trial_folder
 from avader.recipe import Recipe
+from avader.training.data import MemoryImages
 from tests.pipelines.packed import write_packed
 from tests.training.tiny import changed, images
 
@@ -65,3 +67,31 @@ def test_a_trial_keeps_its_state_within_an_epoch_where_asked(alone, tmp_path):
             alone(recipe, values, report)
         folder = Path(trial_folder(str(tmp_path), values))
         assert [path.name for path in folder.glob("*")] == kept
+
+
+def test_streamed_images_that_cannot_be_used_end_the_search(tmp_path, ray_session, monkeypatch):
+    """What is wrong with them is seen when their mean is taken."""
+    pixels = images().astype(np.float16) / 255
+    pixels[7] = np.nan
+    data = write_packed(tmp_path / "packed", pixels, per_shard=10)
+    monkeypatch.setattr(trials, "tune_process", lambda: None)
+    monkeypatch.setattr(logging, "disable", lambda *_: None)
+    told: list[dict] = []
+    monkeypatch.setattr(ray.tune, "report", told.append)
+    few = 40 * 512 / 2**30  # GiB of 40 images of the 60
+    recipe = changed(search=RATES, window=20)
+    search = trials.Search(recipe, read_manifest(data), str(tmp_path), "cpu", 100.0, few)
+    trials.trial({"optimiser.learning_rate": 1e-3}, search)
+    assert [row["ends_search"] for row in told] == [True]
+    assert "wanted finite pixels, got 1 images of 10" in told[0]["failure"]
+
+
+def test_a_trial_that_goes_on_tells_its_epochs_again_as_such(alone, monkeypatch):
+    """And takes no mean of its images, which it has."""
+    values = {"optimiser.learning_rate": 1e-3}
+    first, _ = alone(changed(search=RATES), values)
+    monkeypatch.setattr(MemoryImages, "mean_pixel", None)
+    again, _ = alone(changed(search=RATES), values)
+    assert [row["again"] for row in first] == [False] * len(first)
+    assert [row["again"] for row in again] == [True] * len(first)
+    assert [row["score"] for row in again] == [row["score"] for row in first]

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from avader.catalogue import rows
+from avader.config import CompactSettings
 from avader.errors import InputError, UnfinishedError
 from avader.io import shards
 from avader.pipelines import stages, units
@@ -268,3 +269,12 @@ def test_what_a_wave_leaves_in_cycles_is_freed(monkeypatch):
         assert [seen() for seen in begun] == [None] * 3
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds", "limit"),
+    [({}, "300", 1800), ({}, "7200", 14_400), ({"stall_limit": 5}, "7200", 5)],
+)
+def test_a_unit_that_waits_for_its_storage_has_not_stalled(monkeypatch, given, seconds, limit):
+    monkeypatch.setenv("AVADER_STORAGE_SECONDS", seconds)
+    assert units._stall_limit(CompactSettings(data="d", out="o", **given)) == limit

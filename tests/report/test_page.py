@@ -191,7 +191,8 @@ def test_a_training_has_its_section_with_the_curves(page):
     curves = next(image for image in read.images if image["alt"].startswith("Curves of"))
     assert curves["src"] == f"data:image/png;base64,{base64.b64encode(curves_png(rows)).decode()}"
     assert "44 epochs" in curves["alt"]
-    assert "unit_kl: 63.0" in curves["alt"]
+    assert "unit KL: 63.0" in curves["alt"]
+    assert "None" not in curves["alt"]
     assert "training" not in Reader(render(page)).ids
 
 

@@ -212,3 +212,10 @@ def test_without_galsim_the_error_says_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r'pip install "avader\[mock\]"'):
         simulate.run(SimulateSettings(out=str(tmp_path), count=1))
     assert not any(tmp_path.iterdir())
+
+
+def test_every_truth_has_a_meaning_and_a_unit():
+    for field in mock_files.SCHEMA:
+        if field.name.startswith("truth_") and field.name != "truth_broken":
+            assert set(field.metadata) == {b"unit", b"description"}, field.name
+            assert field.metadata[b"description"]

@@ -407,3 +407,14 @@ def test_import_is_light():
     code = "import sys, avader.survey.sources; print({'torch', 'ray'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_names_that_are_no_utf8_or_look_like_a_chain(tmp_path):
+    """An id is text; fsspec takes `a::b` for a file within a file."""
+    names = [b"gal\xe1.png", b"a::b.png", b"plain.png"]
+    for name in names:
+        (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_bytes(name)
+    found = everything(opened(tmp_path))
+    ids = dict(zip(found["object_id"].to_pylist(), found["image"].to_pylist(), strict=True))
+    assert ids == {"gal\\xe1": names[0], "a::b": names[1], "plain": names[2]}
+    assert found["problem"].null_count == 3

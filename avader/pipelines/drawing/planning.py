@@ -9,6 +9,7 @@ from typing import Any
 from avader.catalogue.provenance import package_versions
 from avader.config import GenerateSettings
 from avader.errors import InputError
+from avader.inference.engine import one_thread
 from avader.io import shards, storage
 from avader.io.models import ModelFiles, beside, read_model
 from avader.mixture.random import LAYOUT_VERSION
@@ -17,7 +18,7 @@ from avader.pipelines.drawing.adding import SkyIncrement, increment_of
 from avader.pipelines.drawing.observing import Observing, observing_of
 from avader.pipelines.drawing.placing import Placing, placing_of, shares_in
 from avader.pipelines.drawing.worker import DRAWN_ROWS, DrawUnit, EncodeUnit
-from avader.pipelines.dry_run import TRIAL_ROWS
+from avader.pipelines.dry_run import trial_rows
 from avader.pipelines.memory import Need, network_bytes
 from avader.pipelines.stages import Stage, UnitRows
 from avader.plan import Plan, Receipt, Unit
@@ -119,12 +120,15 @@ class SkyRun:
     def trial(self) -> Callable[[], UnitRows]:
         """A piece of the largest unit's work, for a dry run."""
         largest = max(self.plan.units, key=_objects)
-        rows = DRAWN_ROWS if self.settings.store == "recipe" else TRIAL_ROWS
+        rows = trial_rows(self.settings.tile, self.settings.device)
+        if self.settings.store == "recipe":
+            rows = DRAWN_ROWS
         unit = Unit(largest.name, {"ranges": _first(rows, largest.inputs["ranges"])})
         steps = [stage.make() for stage in self.stages()]
 
         def work() -> UnitRows:
-            return reduce(lambda made, step: step(unit, made), steps, None)
+            with one_thread():
+                return reduce(lambda made, step: step(unit, made), steps, None)
 
         return work
 

@@ -1,5 +1,6 @@
 """`pack --add`: a source becomes the next increment of a data set, like those before it."""
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -11,6 +12,7 @@ from avader.errors import InputError
 from avader.io import growth, shards, storage
 from avader.plan import Plan
 from avader.recipe import Preprocessing
+from avader.survey.sources import Source
 
 # What tells whether a source has been packed before, of a plan's settings.
 SOURCE = ("source", "files", "columns", "selection", "service")
@@ -73,14 +75,37 @@ class Increment(growth.Increment):
                 return number
         return 0
 
+    def in_order(self, source: Source) -> Source:
+        """The source with its columns in the order of the first increment's."""
+        if not self.before or source.layout is None:
+            return source
+        first, carried = self._columns(), source.carried
+        order = {name: number for number, name in enumerate(first.names)}
+        fields = [
+            # Of data sets of earlier versions some may hold no null.
+            field.with_nullable(field.name not in order or first.field(field.name).nullable)
+            for field in sorted(carried, key=lambda field: order.get(field.name, len(order)))
+        ]
+        return replace(source, layout=replace(source.layout, carried=pa.schema(fields)))
+
+    def _columns(self) -> pa.Schema:
+        return shards.read_schema(self.before[0].uri, self.before[0].paths[0])
+
     def check(self, plan: Plan, columns: pa.Schema) -> None:
-        """Raise InputError where what is added would not have the columns of the first."""
+        """Raise InputError where what is added would not have the columns of the first, or its
+        images other bands."""
         if not self.before:
             return
-        first = self.before[0]
-        found = shards.read_schema(first.uri, first.paths[0])
+        ours, theirs = plan.settings["shape"], self.before[0].settings["shape"]
+        if list(ours) != list(theirs):
+            raise InputError(
+                f"--add: wanted images of {theirs[0]} bands as in {storage.public_uri(self.root)}, "
+                f"came {ours[0]}; pack them into another --out"
+            )
         # By pyarrow's own comparison: Parquet gives the same lists other texts.
-        ours, theirs = ({field.name: field.type for field in each} for each in (columns, found))
+        ours, theirs = (
+            {field.name: field.type for field in each} for each in (columns, self._columns())
+        )
         changes = [f"no {n} {theirs[n]}" for n in sorted(theirs) if ours.get(n) != theirs[n]]
         changes += [f"also {n} {ours[n]}" for n in sorted(ours) if theirs.get(n) != ours[n]]
         if changes:

@@ -15,6 +15,7 @@ from avader.config import HatsSettings
 from avader.io import growth, manifest, shards, storage
 from avader.io.manifest import Manifest
 from avader.pipelines.dry_run import Trial
+from avader.pipelines.memory import Need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage
 from avader.pipelines.tiling.versions import (
@@ -24,13 +25,20 @@ from avader.pipelines.tiling.versions import (
     kept_facts,
     origin,
 )
-from avader.pipelines.tiling.work import gather_margin, tile_unit
+from avader.pipelines.tiling.work import gather_margin, margin_readers, tile_unit
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt
 
+READING = 10 * shards.AT_ONCE
+"""What a part's images take while some of its rows are decoded."""
 
-def make_margin(settings: HatsSettings, version: Version) -> Manifest | None:
-    """Make the margin's folder; None where no part is near another tile."""
+
+def make_margin(settings: HatsSettings, version: Version, tiles_need: Need) -> Manifest | None:
+    """Make the margin's folder; None where no part is near another tile.
+
+    tiles_need: what a worker takes for the tiles, which come next: where there is no room for
+    that, nothing is made.
+    """
     plan = _plan(settings, version)
     if not plan.units:
         say(f"no margin: no part is within {settings.margin:g} arcsec of another tile")
@@ -39,6 +47,7 @@ def make_margin(settings: HatsSettings, version: Version) -> Manifest | None:
         update={"out": storage.join(settings.out, margin_name(settings, version))}
     )
     columns = shards.read_schema(version.uri, plan.units[0].inputs["parts"][0]["path"]).names
+    own_need = Need(besides=READING * margin_readers(columns) * ("image" in columns))
     gather = partial(gather_margin, version.uri, settings.margin, columns)
     finish_folder(
         plan,
@@ -49,6 +58,7 @@ def make_margin(settings: HatsSettings, version: Version) -> Manifest | None:
         progress=Progress("found", None, noun="rows"),
         finish=partial(_finish, settings, storage.absolute(own.out), plan, version.whole),
         provenance=provenance(**origin(version.whole)),
+        need=max(own_need, tiles_need, key=lambda need: need.total),
     )
     return manifest.read_manifest(storage.absolute(own.out), kind="margin")
 

@@ -97,7 +97,7 @@ def common_settings(held: Manifest) -> dict[str, Any]:
         "catalogue": held.digest,
         "catalogue_uri": storage.public_uri(held.uri),
         "writer": shards.WRITER if stores_images(held) else WRITER,
-        "versions": package_versions("hats", "cdshealpix"),
+        "versions": package_versions("hats"),
     }
 
 

@@ -20,6 +20,8 @@ from avader.pipelines.stages import UnitRows
 from avader.pipelines.tiling.versions import Part
 from avader.plan import Unit
 
+IMAGE_READERS = 4
+
 
 def tile_unit(tile: Pixel, parts: Sequence[Part]) -> Unit:
     """The unit of a tile, made from these parts."""
@@ -53,6 +55,11 @@ def join_parts(uri: str, unit: Unit, _: None) -> UnitRows:
     return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))
 
 
+def margin_readers(columns: Sequence[str]) -> int:
+    """Parts of which a margin's rows are read at once: fewer where the rows hold images."""
+    return IMAGE_READERS if "image" in columns else shards.READERS
+
+
 def gather_margin(uri: str, arcsec: float, columns: Sequence[str], unit: Unit, _: None) -> UnitRows:
     """The rows of a tile's margin, from the parts around it; positions are read first.
 
@@ -64,7 +71,7 @@ def gather_margin(uri: str, arcsec: float, columns: Sequence[str], unit: Unit, _
         return shards.select_rows(uri, part["path"], margin, columns)
 
     # Several at once: a part of a far storage is many small requests, one after another.
-    with ThreadPoolExecutor(shards.READERS) as pool:
+    with ThreadPoolExecutor(margin_readers(columns)) as pool:
         table = pa.concat_tables(pool.map(rows_of, unit.inputs["parts"]))
     table = table.take(np.argsort(table["_healpix_29"].to_numpy(), kind="stable"))
     return UnitRows(table.num_rows, table, rows.reject_table([], unit.name))

@@ -38,8 +38,8 @@ from avader.training.noise import Rows
 from avader.training.order import block_edges
 
 Batch = dict[str, NDArray[Any]]
-Function = Callable[[Content, Rows], Batch]
-"""Of a shard's content and the rows of it that are wanted."""
+Function = Callable[[Content], Batch]
+"""Of the rows of a shard that are wanted."""
 
 READERS = 4
 """Shards that a worker has read at once."""
@@ -174,9 +174,7 @@ class StreamedImages:
         for batch in self._stream(errands, _images_of):
             yield batch["pixels"], batch["masks"] if masked else None
 
-    def _stream(
-        self, errands: list[Errand], function: Callable[[Content, Rows], Batch]
-    ) -> Iterator[Batch]:
+    def _stream(self, errands: list[Errand], function: Function) -> Iterator[Batch]:
         """What a function makes of each errand, in order, some of them ahead."""
         quieten_data()
         options = ray.data.DataContext.get_current().execution_options
@@ -222,19 +220,21 @@ def _run_errand(
     (errand,) = batch.to_pylist()
     try:
         table = read_part(uri, errand["path"], errand["rows"], masked=masked)
+        rows = np.frombuffer(errand["wanted"], np.int64)
+        # Stored files are prepared for no row that is not wanted.
+        if not np.array_equal(rows, np.arange(table.num_rows)):
+            table = table.take(pa.array(rows))
         content = part_images(table, read)
     except InputError as error:
         return {"problem": np.array([str(error)])}
-    return function(content, np.frombuffer(errand["wanted"], np.int64))
+    return function(content)
 
 
-def _images_of(content: Content, rows: Rows) -> Batch:
-    """The rows wanted."""
+def _images_of(content: Content) -> Batch:
     pixels, masks = content
-    found: Batch = {"pixels": pixels[rows]}
-    return found if masks is None else {**found, "masks": masks[rows]}
+    return {"pixels": pixels} if masks is None else {"pixels": pixels, "masks": masks}
 
 
-def _sum_of(content: Content, rows: Rows) -> Batch:
+def _sum_of(content: Content) -> Batch:
     """The sum of their pixels."""
-    return {"sum": np.array([pixel_sum(content[0][rows])])}
+    return {"sum": np.array([pixel_sum(content[0])])}

@@ -29,7 +29,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
@@ -46,6 +46,7 @@ from avader.pipelines.tuning.records import (
     write_record,
 )
 from avader.pipelines.tuning.trial import (
+    AGAIN,
     ENDS_SEARCH,
     EPOCH,
     FAILURE,
@@ -165,13 +166,22 @@ class TPE(OptunaSearch):
         }
 
 
+class _EarlyStopping(AsyncHyperBandScheduler):
+    """ASHA that lets a trial pass where it was before it was killed, whoever has come since."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """What the trial is to do after an epoch."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return TrialScheduler.CONTINUE if result.get(AGAIN) else decision
+
+
 def early_stopping(epochs: int, records: Sequence[Record]) -> AsyncHyperBandScheduler:
     """ASHA over the epochs of a trial, knowing the trials that have ended.
 
     At a sixth, a third and two thirds of the epochs a trial goes on where its score is in the
     better half of those that came there.
     """
-    scheduler = AsyncHyperBandScheduler(
+    scheduler = _EarlyStopping(
         time_attr=EPOCH,
         metric=SCORE,
         mode="max",

@@ -29,7 +29,7 @@ from avader.training.score import WORST, bound, score
 from avader.training.state import Metrics, TrainingState, fresh_state
 from avader.training.task import Task
 
-SCORE, EPOCH, FAILURE = "score", "epoch", "failure"
+SCORE, EPOCH, FAILURE, AGAIN = "score", "epoch", "failure", "again"
 ENDS_SEARCH = "ends_search"
 UNFINISHED = "unfinished"
 
@@ -81,19 +81,22 @@ def trial(values: dict[str, Any], search: Search) -> None:
     except ValidationError as error:
         _fail(search, f"values that do not go together: {error.errors()[0]['msg']}")
         return
+    file = storage.join(trial_folder(search.out, values), "state.pt")
+    saved = storage.read_bytes(file) if storage.exists(file) else None
     try:
         limit = int(search.memory_limit * 2**30) or free_bytes() // 2 // search.neighbours
         images = open_images(search.data, recipe, limit=limit, world=1)
+        # Where images are streamed this reads them all.
+        mean = images.mean_pixel if saved is None else 0.0
     except InputError as error:
         _fail(search, str(error), ends_search=True)
         return
     task = Task(recipe, images)
-    state = fresh_state(recipe, mean_pixel=images.mean_pixel, device=search.device)
-    file = storage.join(trial_folder(search.out, values), "state.pt")
-    if storage.exists(file):
-        state.restore(storage.read_bytes(file))
+    state = fresh_state(recipe, mean_pixel=mean, device=search.device)
+    if saved is not None:
+        state.restore(saved)
     for row in state.history:
-        _report(row, state, search)
+        _report(row, state, search, again=True)
     try:
         watch = Watch(
             epoch=lambda state: _epoch_done(state, search, file),
@@ -118,12 +121,16 @@ def _batch_done(state: TrainingState, recipe: Recipe, file: str) -> None:
         storage.write_bytes(file, state.to_bytes())
 
 
-def _report(row: Metrics, state: TrainingState, search: Search) -> None:
-    """Tell Ray Tune of an epoch; does not return where the trial is to stop."""
+def _report(row: Metrics, state: TrainingState, search: Search, *, again: bool = False) -> None:
+    """Tell Ray Tune of an epoch; does not return where the trial is to stop.
+
+    again: of one that was told of before the trial was killed.
+    """
     components, epoch = state.model.components, int(row["epoch"])
     ray.tune.report(
         {
             EPOCH: epoch,
+            AGAIN: again,
             SCORE: score(row, search.recipe, components=components, penalty=search.penalty),
             "bound": bound(row, search.recipe),
             "components": components,

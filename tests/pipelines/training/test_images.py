@@ -4,20 +4,30 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from avader.config import PackSettings
 from avader.errors import InputError
 from avader.io import manifest
 from avader.io.models import read_model, read_noise
-from avader.pipelines import train
-from avader.pipelines.training.images import StreamedImages, load_images, open_images
+from avader.pipelines import pack, train
+from avader.pipelines.training.images import (
+    StreamedImages,
+    _images_of,
+    _run_errand,
+    load_images,
+    open_images,
+)
 from avader.pipelines.training.memory import GROUPS, free_bytes
+from avader.survey.stored import pixel_reader
 from avader.training import loop
 from avader.training.data import MemoryImages, Sequence
 from avader.training.state import fresh_state
 from avader.training.task import Task
 from tests.pipelines.packed import figures, history, settings, write_packed
+from tests.tiny import PREPROCESSING, write_table
 from tests.training.tiny import changed, images
 
 # Windows of 20 images, of 60 in 6 shards.
@@ -167,3 +177,28 @@ def test_free_memory_of_a_container(version, tmp_path):
 def test_a_system_that_does_not_tell_its_free_memory(tmp_path):
     with pytest.raises(InputError, match="set --memory-limit"):
         free_bytes(str(tmp_path / "absent"))
+
+
+def test_files_are_prepared_for_wanted_rows_alone(tmp_path):
+    source = write_table(tmp_path / "table.parquet", 10)
+    data, prepared = str(tmp_path / "packed"), []
+    pack.run(
+        PackSettings(source=source, out=data, store="bytes", preprocessing=PREPROCESSING, workers=1)
+    )
+    held = manifest.read_manifest(data)
+    part = max(held.parts, key=lambda part: part["rows"])
+    read = pixel_reader(held.settings)
+
+    def counted(column):
+        prepared.append(len(column))
+        return read(column)
+
+    def errand(rows):
+        wanted = np.array(rows).tobytes()
+        batch = pa.table({"path": [part["path"]], "rows": [part["rows"]], "wanted": [wanted]})
+        return _run_errand(batch, uri=data, masked=False, read=counted, function=_images_of)
+
+    every = errand(range(part["rows"]))["pixels"]
+    few = errand([1, 0])["pixels"]
+    np.testing.assert_array_equal(few, every[[1, 0]])
+    assert prepared == [part["rows"], 2]
