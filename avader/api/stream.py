@@ -30,7 +30,7 @@ from avader.plan import ranges
 MIXED = 8
 """Pieces whose objects are mixed: those of the next ones come when these are through."""
 MIXED_BYTES = 256 * 2**20
-"""Of the images that are mixed, at most; of one piece where that has more."""
+"""Of the stored pixels that are mixed, at most; of one piece where that has more."""
 Batch = dict[str, Tensor]
 
 
@@ -96,7 +96,7 @@ class Stream(IterableDataset[Batch]):
                 yield self._tensors(rest)
 
     def _windows(self) -> Iterator[pa.Table]:
-        """Objects of MIXED pieces at a time, in the epoch's order."""
+        """Objects of MIXED pieces or fewer at a time, in the epoch's order."""
         worker = get_worker_info()
         pieces, order = self._pieces(), np.random.default_rng((self.seed, int(self._epoch)))
         if self.shuffle:
@@ -114,10 +114,11 @@ class Stream(IterableDataset[Batch]):
     def _mixed(self) -> int:
         """Pieces of a window: fewer where pixels are stored, and many."""
         held = self.catalogue.manifest
-        if held.settings["store"] != "images":
+        if held.settings.get("store", "images") != "images":
             return MIXED
-        piece = held.settings["writer"]["row_group_size"] * math.prod(held.facts["shape"])
-        return max(1, min(MIXED, MIXED_BYTES // piece))
+        most = max((part["rows"] for part in held.parts), default=0)
+        rows_of = min(held.settings["writer"]["row_group_size"], most)
+        return max(1, min(MIXED, MIXED_BYTES // max(1, rows_of * math.prod(held.facts["shape"]))))
 
     def _pieces(self) -> list[Piece]:
         """The catalogue in pieces, in its order."""

@@ -86,9 +86,8 @@ def check_plan(out: str, plan: Plan) -> bool:
             )
         return False
     held = parse_json(storage.read_bytes(uri), uri)
-    if held.get("fingerprint") != plan.fingerprint and not (
-        _is_same_work(held, plan) and is_finished(out)
-    ):
+    known = held.get("fingerprint") in (plan.fingerprint, plan.old_fingerprint)
+    if not known and not (_is_same_work(held, plan) and is_finished(out)):
         raise InputError(
             f"{storage.public_uri(out)} holds another plan: {_difference(held, plan)}; repeat the "
             "first command to go on with it, or choose another --out"

@@ -69,7 +69,7 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
     if not settings.dry_run:
         manifest.check_plan(out, plan)
         if settings.margin:
-            margin = make_margin(settings, version, need)
+            margin = make_margin(settings, version, need, partial(manifest.open_plan, out, plan))
     written = finish_folder(
         plan,
         settings.model_copy(update={"out": out}),

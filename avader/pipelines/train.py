@@ -37,8 +37,9 @@ RUN_NAME = "ray"
 """Folder of Ray Train's own files, below training/."""
 RESIZE_EVERY = 60.0
 """Seconds between looks for room for more workers, where more are allowed."""
-PATIENCE = 86_400
-"""Seconds that workers wait for the first one, which reads all images for the first mixture."""
+PATIENCE = 3 * 3600
+"""Seconds that workers wait for one another; the first one reads all images for the first mixture.
+A connection that hangs, and does not break, is seen after as long."""
 
 # Threads that wait by spinning cost four fifths of the speed where a machine is shared.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}

@@ -89,9 +89,9 @@ def test_streamed_images_that_cannot_be_used_end_the_search(tmp_path, ray_sessio
 def test_a_trial_that_goes_on_tells_its_epochs_again_as_such(alone, monkeypatch):
     """And takes no mean of its images, which it has."""
     values = {"optimiser.learning_rate": 1e-3}
-    first, _ = alone(changed(search=RATES), values)
+    first, _ = alone(changed(search=RATES, held_out=0.1), values)
     monkeypatch.setattr(MemoryImages, "mean_pixel", None)
-    again, _ = alone(changed(search=RATES), values)
+    again, _ = alone(changed(search=RATES, held_out=0.1), values)
     assert [row["again"] for row in first] == [False] * len(first)
     assert [row["again"] for row in again] == [True] * len(first)
     assert [row["score"] for row in again] == [row["score"] for row in first]

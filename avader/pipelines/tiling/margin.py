@@ -1,6 +1,6 @@
 """The margin of a version of the catalogue: a folder of its own within the collection's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,11 +33,13 @@ READING = 10 * shards.AT_ONCE
 """What a part's images take while some of its rows are decoded."""
 
 
-def make_margin(settings: HatsSettings, version: Version, tiles_need: Need) -> Manifest | None:
+def make_margin(
+    settings: HatsSettings, version: Version, tiles_need: Need, claim: Callable[[], None]
+) -> Manifest | None:
     """Make the margin's folder; None where no part is near another tile.
 
     tiles_need: what a worker takes for the tiles, which come next: where there is no room for
-    that, nothing is made.
+    that, nothing is made. claim: claims the collection, called once there is room.
     """
     plan = _plan(settings, version)
     if not plan.units:
@@ -49,11 +51,16 @@ def make_margin(settings: HatsSettings, version: Version, tiles_need: Need) -> M
     columns = shards.read_schema(version.uri, plan.units[0].inputs["parts"][0]["path"]).names
     own_need = Need(besides=READING * margin_readers(columns) * ("image" in columns))
     gather = partial(gather_margin, version.uri, settings.margin, columns)
+
+    def prepare() -> list[Stage]:
+        claim()
+        return [Stage("gather", partial(partial, gather), pooled=True)]
+
     finish_folder(
         plan,
         own,
         opening=f"finding the rows within {settings.margin:g} arcsec of {len(plan.units):,} tiles",
-        prepare=lambda: [Stage("gather", partial(partial, gather), pooled=True)],
+        prepare=prepare,
         trial=Trial(0, 0),
         progress=Progress("found", None, noun="rows"),
         finish=partial(_finish, settings, storage.absolute(own.out), plan, version.whole),

@@ -167,7 +167,7 @@ class TPE(OptunaSearch):
 
 
 class _EarlyStopping(AsyncHyperBandScheduler):
-    """ASHA that lets a trial pass where it was before it was killed, whoever has come since."""
+    """ASHA that lets a trial pass to where its last state was, whoever has come since."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """What the trial is to do after an epoch."""
