@@ -39,6 +39,7 @@ import avader
 from avader.api import Model
 from avader.catalogue import rows
 from avader.config import ClassifySettings, PackSettings
+from avader.config.catalogues import TILES
 from avader.io import manifest, shards
 from avader.io.models import read_model
 from avader.pipelines import classify, pack
@@ -56,6 +57,7 @@ from benchmarks.end_to_end import CORES, PREPROCESSING, write_published_sizes
 Figures = dict[str, Any]
 MB = 1e6
 REPEATS = 1000
+TILE = TILES["cpu"]
 RERUN = """
 import sys
 from avader.cli import main
@@ -75,11 +77,12 @@ def main() -> None:
     print(f"Ray's start, which no figure holds: {ray_start:.1f} s")
     figures: Figures = {"ray_start_s": ray_start}
     with tempfile.TemporaryDirectory() as folder:
-        figures |= _plan(f"{folder}/plan", 10_000 if few else 100_000)
-        figures |= _rerun(f"{folder}/rerun", 250 if few else 10_000)
+        model = write_published_sizes(Path(folder) / "model")
+        figures |= _plan(f"{folder}/plan", model, 10_000 if few else 100_000)
+        figures |= _rerun(f"{folder}/rerun", model, 250 if few else 10_000, times=1 if few else 3)
         figures |= _apart(_duplicates, f"{folder}/ids", 500_000 if few else 10_000_000, address)
         figures |= _apart(_units, f"{folder}/units", units, address)
-        figures |= _classify(f"{folder}/classify", 48 if few else 20_000)
+        figures |= _classify(f"{folder}/classify", model, 2 * TILE if few else 20_000)
     last_line(machine=machine(), **figures)
 
 
@@ -104,9 +107,9 @@ def _join_ray(address: str) -> None:
     quieten_data()
 
 
-def _plan(folder: str, count: int) -> Figures:
+def _plan(folder: str, model: str, count: int) -> Figures:
     """A plan of so many units, from the manifest of their input."""
-    model, data = write_published_sizes(Path(folder) / "model"), f"{folder}/packed"
+    data = f"{folder}/packed"
     _write_manifest(data, count)
     settings = ClassifySettings(model=model, data=data, out=f"{folder}/out")
     files, began = read_model(model), time.perf_counter()
@@ -133,10 +136,9 @@ def _write_manifest(data: str, count: int) -> None:
     manifest.write_manifest(data, plan, receipts, provenance={})
 
 
-def _rerun(folder: str, count: int) -> Figures:
+def _rerun(folder: str, model: str, count: int, *, times: int) -> Figures:
     """The command of a finished catalogue, whose parts have no rows, as a user would give it."""
-    model, data, out = (f"{folder}/{name}" for name in ("model", "packed", "out"))
-    write_published_sizes(Path(model))
+    data, out = f"{folder}/packed", f"{folder}/out"
     _write_manifest(data, count)
     settings = ClassifySettings(model=model, data=data, out=out)
     plan = classify._plan(settings, manifest.read_manifest(data), read_model(model))
@@ -152,7 +154,7 @@ def _rerun(folder: str, count: int) -> Figures:
     command = [sys.executable, "-c", RERUN, "--model", model, "--data", data, "--out", out]
     took = median(
         seconds(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
-        for _ in range(3)
+        for _ in range(times)
     )
     print(f"rerun of a finished catalogue of {count:,} units: {took:.2f} s, without Ray")
     return {"rerun_units": count, "rerun_s": took}
@@ -219,17 +221,16 @@ def _finish(plan: Plan, out: str) -> None:
     )
 
 
-def _classify(folder: str, count: int) -> Figures:
+def _classify(folder: str, model: str, count: int) -> Figures:
     """classify, and the bare engine, on the same packed images."""
     os.makedirs(folder)
     table, origin = cutouts(count)
-    model = write_published_sizes(Path(folder) / "model")
     pq.write_table(table, f"{folder}/table.parquet")
     packing = PackSettings(
         source=f"{folder}/table.parquet",
         out=f"{folder}/packed",
         preprocessing=PREPROCESSING,
-        rows_per_shard=max(1, count // (10 * CORES)),
+        rows_per_shard=max(TILE, count // (10 * CORES)),
         workers=CORES,
     )
     pack.run(packing)
@@ -260,8 +261,8 @@ def _bare_seconds(model: str, images: str, count: int) -> float:
             ended = [processes.submit(_bare, model, images, *span) for span in spans]
             _ = [each.result() for each in ended]
 
-        few = min(64, count // (4 * CORES))
-        work(*[(0, few)] * (4 * CORES))  # they are up, and have the model
+        few = min(64, count // CORES)
+        work(*[(0, few)] * (4 * CORES if count > few * CORES else CORES))  # they have the model
         return seconds(lambda: work(*ranges(count, 256)))
 
 

@@ -23,6 +23,7 @@ import torch
 import avader
 from avader.api import Model
 from avader.config import ClassifySettings, GenerateSettings, ImportPublishedSettings, PackSettings
+from avader.config.catalogues import TILES
 from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.io.models import write_model
@@ -33,6 +34,7 @@ from avader.recipe import PUBLISHED_NETWORK, PUBLISHED_PREPROCESSING
 from benchmarks.common import cutouts, last_line, lit, machine, options, real_data, seconds
 
 CORES = os.cpu_count() or 1
+TILE = TILES["cpu"]
 # These cutouts are at half the published scale: the central 96 px are the published 192.
 PREPROCESSING = PUBLISHED_PREPROCESSING.model_copy(update={"crop": 96})
 
@@ -40,7 +42,7 @@ PREPROCESSING = PUBLISHED_PREPROCESSING.model_copy(update={"crop": 96})
 def main() -> None:
     """Run the three verbs and the bare work, and print images per second and ratios."""
     quick = options(__doc__ or "").quick
-    count = 48 if quick else 4000
+    count = 2 * TILE if quick else 4000
     table, origin = cutouts(count)
     ray_start = seconds(
         lambda: ray.init("local", num_cpus=CORES + 1, include_dashboard=False, log_to_driver=False)
@@ -138,8 +140,8 @@ def _generate(model: str, folder: Path, count: int) -> tuple[float, float]:
 
 
 def _shard(count: int) -> int:
-    """Five units for each worker."""
-    return max(1, count // (5 * CORES))
+    """Five units for each worker, of a tile at least, which is computed whole."""
+    return max(TILE, count // (5 * CORES))
 
 
 if __name__ == "__main__":

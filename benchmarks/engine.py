@@ -63,7 +63,7 @@ Name = tuple[str, str, Precision]
 def main() -> None:
     """Time everything in turn, then compare with float64; print tables and the figures as JSON."""
     quick = options(__doc__ or "").quick
-    count, rounds = (32, 2) if quick else (256, 9)
+    count, rounds = (TILE, 2) if quick else (256, 9)
     torch.set_num_threads(THREADS)
     model, weights = network()
     table, origin = cutouts(count)

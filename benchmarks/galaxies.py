@@ -68,7 +68,7 @@ Labels = NDArray[np.int64]
 def main() -> None:
     """Train every seed in every mode, and print a table and the figures as JSON."""
     given = _options()
-    data, check = galaxies(1000 if given.quick else COUNT)
+    data, check = galaxies(400 if given.quick else COUNT)
     held = HELD_OUT * len(data.labels) // COUNT
     keep = Path(given.keep or tempfile.mkdtemp())
     keep.mkdir(parents=True, exist_ok=True)

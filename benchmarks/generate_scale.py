@@ -98,7 +98,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--no-truth", action="store_true", help="none with truth columns")
     given = parser.parse_args()
     if given.quick:
-        given.objects, given.rounds, given.stores = 64, 1, ["images"]
+        given.objects, given.rounds, given.stores = 32, 1, ["images"]
     return given
 
 

@@ -95,7 +95,7 @@ def main() -> None:
         print(f"  {time.perf_counter() - began:.0f} s, with what was compiled", flush=True)
     best = max(given.tiles, key=lambda tile: figures[f"decode_bfloat16_{tile}"])
     engine = Engine(model, tile=best, device=given.device, precision="bfloat16")
-    written = to_parquet(engine, shards_=2 if given.quick else 40, of=10 if given.quick else SHARD)
+    written = to_parquet(engine, shards_=2 if given.quick else 40, of=4 if given.quick else SHARD)
     hours = SKY / written / 3600
     print(f"decode to Parquet, bfloat16, tile {best}: {written:,.0f} images/s on {_cores()} cores")
     memory = peak_memory() / 2**20

@@ -70,7 +70,7 @@ def main() -> None:
     given = _options()
     train, test = fashion() if given.data == "fashion" else digits()
     if given.quick:
-        train, test = ((part[0][:3000], part[1][:3000]) for part in (train, test))
+        train, test = ((part[0][:1000], part[1][:1000]) for part in (train, test))
     keep = Path(given.keep or tempfile.mkdtemp())
     keep.mkdir(parents=True, exist_ok=True)
     methods: dict[str, Callable[[int], Scores]] = {

@@ -16,6 +16,9 @@ os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 os.environ.setdefault("RAY_TRAIN_ENABLE_V2", "1")
+# Read when torch is loaded, here and in what tests begin: threads that wait by spinning take the
+# cores from the other file's tests.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 pytest_plugins = ["tests.s3"]

@@ -9,7 +9,7 @@ import shlex
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import jsonschema
@@ -25,7 +25,7 @@ SCRIPTS = [CONFIGS / "local" / "head.sh", CONFIGS / "slurm" / "avader.sbatch"]
 JOB_FILES = [path for path in KUBERAY if path.stem != "cluster"]
 SCHEMAS = {"RayCluster": "rayclusters", "RayJob": "rayjobs", "RayCronJob": "raycronjobs"}
 # Where a run takes place and what it reads and writes: all that an entrypoint may say.
-PLACES = {"config", "source", "data", "model", "catalogue", "out"}
+PLACES = {"config", "source", "data", "model", "catalogue", "out", "device"}
 # Mappings whose keys the schema leaves free.
 FREE = {"rayStartParams", "requests", "limits"}
 
@@ -159,15 +159,15 @@ def test_entrypoint_says_where_and_never_what(path):
     options = entrypoint(path)[2:]
     names, values = options[::2], options[1::2]
     assert {name.removeprefix("--") for name in names} <= PLACES
-    assert all(value.startswith("s3://BUCKET/") for value in values)
+    assert all(value.startswith("s3://BUCKET/") or value == "gpu" for value in values)
 
 
 def test_each_night_has_its_own_folder():
     words = entrypoint(CONFIGS / "kuberay" / "nightly.yaml")
     options = dict(zip(words[2::2], words[3::2], strict=True))
-    today = datetime.now(UTC).date().isoformat()
-    assert options["--out"] == f"s3://BUCKET/nights/{today}/catalogue"
-    assert options["--data"] == f"s3://BUCKET/nights/{today}/cutouts"
+    yesterday = (datetime.now(UTC).date() - timedelta(days=1)).isoformat()
+    assert options["--out"] == f"s3://BUCKET/nights/{yesterday}/catalogue"
+    assert options["--data"] == f"s3://BUCKET/nights/{yesterday}/cutouts"
 
 
 def test_no_science_anywhere():

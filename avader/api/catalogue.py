@@ -162,7 +162,10 @@ class Catalogue:
 
     def _check_images(self) -> None:
         if not self.holds_images:
-            raise InputError(f"wanted a catalogue with images, got one of {self.manifest.kind}")
+            raise InputError(
+                f"wanted a catalogue with images, got one of {self.manifest.kind}; open the packed "
+                "cutouts that it was made from, and find their rows by object_id"
+            )
 
     def check_synthetic(self) -> None:
         """Raise InputError where this is no synthetic catalogue."""

@@ -46,7 +46,15 @@ class Remaker:
         uri = self.model or settings["model_uri"]
         check_layout(settings)
         device = self.device or self._drawn_on
-        made = load_model(uri, device, settings["precision"], tile=settings["tile"])
+        try:
+            made = load_model(uri, device, settings["precision"], tile=settings["tile"])
+        except InputError as error:
+            if self.model is not None:
+                raise
+            raise InputError(
+                f"{error}. The catalogue was drawn by the model of that folder; say with model= "
+                "where it is now"
+            ) from error
         if made.digest != settings["model"]:
             raise InputError(
                 f"wanted the model of {storage.public_uri(self.held.uri)}, {settings['model']}, "

@@ -4,7 +4,7 @@ Posted as JSON where an address is given, for people who are not there when a lo
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -34,7 +34,7 @@ def close(written: Manifest, model: ModelFiles, *, out: str, address: str | None
         f"classified {told['rows']:,} cutouts ({told['rejects']:,} rejects) into {out}",
         f"  galaxies of each component: {shares}",
     ]
-    lines += [f"  rejects: {count:,} {reason}" for reason, count in told["reasons"].items()]
+    lines += reject_lines(told["reasons"])
     lines += [f"  warning: {text}" for text in told["warnings"]]
     for line in lines:
         say(line)
@@ -56,7 +56,7 @@ def summary(written: Manifest, model: ModelFiles) -> dict[str, Any]:
         "model": model.digest,
         "rows": written.totals["rows"],
         "rejects": written.totals["rejects"],
-        "reasons": _reasons(written),
+        "reasons": reasons(written),
         **asdict(found),
         "training": asdict(trained) if trained is not None else None,
         "drift": asdict(seen) if seen is not None else None,
@@ -90,7 +90,12 @@ def _read(uri: str, paths: Sequence[str], columns: Sequence[str]) -> Iterator[An
             yield from pool.map(partial(shards.read_part, uri, columns=columns), paths[start:stop])
 
 
-def _reasons(written: Manifest) -> dict[str, int]:
+def reject_lines(counts: Mapping[str, int]) -> list[str]:
+    """A line for each reason of rejects."""
+    return [f"  rejects: {count:,} {reason}" for reason, count in counts.items()]
+
+
+def reasons(written: Manifest) -> dict[str, int]:
     """Rejects of each reason, the commonest first."""
     counts: Counter[str] = Counter()
     paths = [part["rejects_path"] for part in written.parts if part["rejects"]]

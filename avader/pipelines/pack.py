@@ -10,6 +10,7 @@ from avader.catalogue.provenance import provenance
 from avader.config import PackSettings, checked_preprocessing
 from avader.io import growth, manifest, storage
 from avader.io.models import read_model
+from avader.pipelines.closing import reasons, reject_lines
 from avader.pipelines.dry_run import TRIAL_ROWS, Trial
 from avader.pipelines.duplicates import Duplicates, find_duplicates
 from avader.pipelines.memory import packing_need
@@ -96,6 +97,8 @@ def run(settings: PackSettings) -> None:
             f"packed {totals['rows']:,} cutouts of {totals['rows_in']:,} "
             f"({totals['rejects']:,} rejects) into {step.out}"
         )
+        for line in reject_lines(reasons(written)):
+            say(line)
 
 
 def _trial(
@@ -135,8 +138,20 @@ def _opening(settings: PackSettings, source: Source, plan: Plan, service: Servic
         )
     return (
         f"packing {what} as {describe_units(plan.units)} into {settings.out}"
-        f"{describe_scatter(source, plan)}"
+        f"{describe_scatter(source, plan)}{_without_positions(source)}"
     )
+
+
+def _without_positions(source: Source) -> str:
+    """A line where a source has no positions, else nothing."""
+    if source.has_positions:
+        return ""
+    found = [name for name in source.carried.names if name.lower() in ("ra", "dec")]
+    hint = "" if source.layout is not None else ", which a table of paths may have"
+    if len(found) == len({name.lower() for name in found}) == 2:
+        ra, dec = sorted(found, key=str.lower, reverse=True)
+        hint = f"; its columns {ra} and {dec} are named by --ra-column {ra} --dec-column {dec}"
+    return f"\n  no positions{hint}: without, there is no cone search and no HATS"
 
 
 def _preprocessing(settings: PackSettings, increment: Increment) -> Preprocessing:

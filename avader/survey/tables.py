@@ -234,9 +234,12 @@ def _check_types(schema: pa.Schema, columns: Columns, *, uri: str) -> None:
     ]
     for name, accepts, wanted in checks:
         if name is not None and not accepts(schema.field(name).type):
+            came = schema.field(name).type
+            # astropy writes a FITS table's texts so.
+            hint = "; astropy's Table.convert_bytestring_to_unicode() makes bytes texts"
             raise InputError(
-                f"column {name!r} of {storage.public_uri(uri)} is {wanted}, came "
-                f"{schema.field(name).type}"
+                f"column {name!r} of {storage.public_uri(uri)} is {wanted}, came {came}"
+                + hint * bool(name == columns.id and pa.types.is_binary(came))
             )
 
 

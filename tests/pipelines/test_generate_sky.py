@@ -1,6 +1,9 @@
 """A synthetic sky on a region: where objects lie, addressed as ever, laid out as HATS."""
 
 import json
+import logging
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,10 +12,12 @@ from astropy.table import Table
 from cdshealpix.nested import lonlat_to_healpix
 
 import avader
+from avader.api import Catalogue
 from avader.catalogue.pixels import named_pixel
 from avader.config import ExportSettings, GenerateSettings, HatsSettings, VerifySettings
 from avader.errors import InputError
 from avader.pipelines import export, generate, hats, verify
+from avader.recipe import Preprocessing
 from tests.tiny import write_tiny_model
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -135,3 +140,28 @@ def test_hats(sky, tmp_path):
     places = SkyCoord(table["ra"], table["dec"], unit="deg")
     wanted = table["index"][places.separation(SkyCoord(0.5, 40, unit="deg")).deg < 1]
     assert sorted(near["index"]) == sorted(wanted)
+
+
+def test_an_object_is_made_again_without_the_rows(sky, model, tmp_path, monkeypatch):
+    """By what an appendix can give: the folder without rows and rejects, and the model, moved."""
+    indices, folder = [89, 3], tmp_path / "given"
+    left_out = shutil.ignore_patterns("parts", "rejects")
+    shutil.copytree(sky.manifest.uri, folder, ignore=left_out)
+    moved = shutil.copytree(model, tmp_path / "moved")
+    found = avader.regenerate(str(folder), indices, model=str(moved))
+    for name, values in avader.regenerate(sky, indices).items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    held = replace(sky.manifest, settings={**sky.manifest.settings, "model_uri": "/nowhere"})
+    with pytest.raises(InputError, match=r"without config\.json.* say with model= where it is now"):
+        avader.regenerate(Catalogue(held), indices)
+
+
+def test_a_sky_of_objects_that_all_lie_along_x_is_said(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "avader")
+    canonical = Preprocessing(size=16, orientation="canonical")
+    model = write_tiny_model(tmp_path / "model", preprocessing=canonical)
+    for given in ({}, {"cone": ()}, {"orientation": "random"}):
+        caplog.clear()
+        settings = {"model": model, "out": str(tmp_path / "out"), "count": 5, "cone": CONE}
+        generate.run(GenerateSettings(**(settings | given), dry_run=True))
+        assert ("every object lies along x" in caplog.text) == (given == {})

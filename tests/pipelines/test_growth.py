@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused(grown, tmp_path):
     pq.write_table(table.append_column("colour", table["ra"]), tmp_path / "other.parquet")
     with pytest.raises(InputError, match="also colour double"):
         pack.run(PackSettings(source=str(tmp_path / "other.parquet"), out=data, add=True))
-    with pytest.raises(InputError, match="wanted a finished folder"):
+    with pytest.raises(InputError, match=r"wanted a finished .*; the first time leave out --add"):
         pack.run(PackSettings(source=more, out=str(tmp_path / "none"), add=True))
     assert growth.latest(data) == 2
 

@@ -29,32 +29,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def verbs(tmp_path_factory, ray_session) -> dict[str, list[str]]:
-    """The options of each verb, but for --out."""
-    folder = tmp_path_factory.mktemp("survey")
+@pytest.fixture
+def command(request, tmp_path, ray_session) -> list[str]:
+    """A verb with its options, but for --out."""
     preprocessing = Preprocessing(size=64)
-    source = write_table(folder / "table.parquet", COUNT)
-    data = str(folder / "packed")
+    model = write_tiny_model(tmp_path / "model", network=NETWORK, preprocessing=preprocessing)
+    given = [request.param, "--model", model, "--workers", "2"]
+    if request.param == "generate":
+        return [*given, "--count", str(COUNT), "--rows-per-shard", str(ROWS)]
+    source, data = write_table(tmp_path / "table.parquet", COUNT), str(tmp_path / "packed")
     settings = PackSettings(
         source=source, out=data, rows_per_shard=ROWS, preprocessing=preprocessing, workers=1
     )
     pack.run(settings)
-    model = write_tiny_model(folder / "model", network=NETWORK, preprocessing=preprocessing)
-    return {
-        "classify": ["classify", "--model", model, "--data", data, "--workers", "2"],
-        "generate": [
-            *["generate", "--model", model, "--count", str(COUNT)],
-            *["--rows-per-shard", str(ROWS), "--workers", "2"],
-        ],
-    }  # fmt: skip
+    return [*given, "--data", data]
 
 
-@pytest.mark.parametrize("verb", ["classify", pytest.param("generate", marks=pytest.mark.long)])
-def test_killed_driver(verbs, verb, tmp_path):
+@pytest.mark.parametrize(
+    "command", ["classify", pytest.param("generate", marks=pytest.mark.long)], indirect=True
+)
+def test_killed_driver(command, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_here(*verbs[verb], "--out", str(whole))
-    again = [*verbs[verb], "--out", str(killed)]
+    run_here(*command, "--out", str(whole))
+    again = [*command, "--out", str(killed)]
     units = len(done(whole))
     assert units >= 40
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

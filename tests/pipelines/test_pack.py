@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -293,3 +294,40 @@ def test_like_and_what_overrides_it_may_not_go_together(tmp_path):
     with pytest.raises(InputError, match=message):
         pack.run(PackSettings(**given, like=model, preprocessing={"bands": (0,)}))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_refused_is_said_by_reason(ray_session, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "avader")
+    folder = Path(write_pngs(tmp_path / "pngs", 3))
+    for name in ("text1.png", "text2.png"):
+        (folder / name).write_bytes(b"<html>")
+    (folder / "empty.png").write_bytes(b"")
+    packed(str(folder), tmp_path / "out")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[-3:] == [
+        f"packed 3 cutouts of 6 (3 rejects) into {tmp_path}/out",
+        "  rejects: 2 text",
+        "  rejects: 1 empty_file",
+    ]
+    assert "no positions, which a table of paths may have: without," in caplog.text
+
+
+def test_columns_that_look_like_positions_are_named(tmp_path, caplog):
+    """They may be of another kind, so they are not taken for it."""
+    caplog.set_level(logging.INFO, "avader")
+    table = pq.read_table(write_table(tmp_path / "table.parquet", 3))
+    table = table.rename_columns(["object_id", "RA", "Dec", "image", "votes"])
+    pq.write_table(table, tmp_path / "table.parquet")
+    source = open_source(str(tmp_path / "table.parquet"), columns=Columns(id="object_id"))
+    assert pack._without_positions(source) == (
+        "\n  no positions; its columns RA and Dec are named by --ra-column RA --dec-column Dec: "
+        "without, there is no cone search and no HATS"
+    )
+
+
+def test_ids_as_astropy_writes_them(tmp_path):
+    table = pq.read_table(write_table(tmp_path / "table.parquet", 3))
+    ids = table["object_id"].cast(pa.binary())
+    pq.write_table(table.set_column(0, "object_id", ids), tmp_path / "bytes.parquet")
+    with pytest.raises(InputError, match=r"came binary; astropy's Table\.convert_bytestring_to"):
+        packed(str(tmp_path / "bytes.parquet"), tmp_path / "out")

@@ -21,6 +21,7 @@ from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.pipelines import pack, verify
 from avader.recipe import Preprocessing
+from tests.processes import run_here
 from tests.survey import server
 from tests.survey.server import schedule
 
@@ -231,9 +232,9 @@ def test_killed_driver(ray_session, table, web, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "manifest.json").exists()
-    ended = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "going on:" in ended.stdout
-    assert f"packing cutouts of {COUNT} positions from {web.url}, at most 10 a" in ended.stdout
+    said = run_here(*command[3:])
+    assert "going on:" in said
+    assert f"packing cutouts of {COUNT} positions from {web.url}, at most 10 a" in said
     assert contents(killed) == contents(tmp_path / "whole")
 
 

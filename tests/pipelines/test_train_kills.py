@@ -27,7 +27,7 @@ from tests.training.tiny import changed, images
 pytestmark = pytest.mark.long
 
 # 30 batches an epoch, a checkpoint every 3: slow enough to be met in each of them.
-RECIPE = changed(optimiser={"batch": 2}, checkpoint_steps=3)
+RECIPE = changed(optimiser={"batch": 2}, schedule={"periods": 1}, checkpoint_steps=3)
 GAMMA, START, ANNEALING, STATIC = (1, 6), (3, 0), (4, 6), (5, 9)
 
 

@@ -120,4 +120,7 @@ def increment_of(settings: PackSettings) -> Increment:
     root = storage.absolute(settings.out)
     if not settings.add:
         return Increment(root)
-    return Increment(root, tuple(growth.read_increments(root, kind="cutouts")))
+    try:
+        return Increment(root, tuple(growth.read_increments(root, kind="cutouts")))
+    except InputError as error:
+        raise InputError(f"--add: {error}; the first time leave out --add") from error
