@@ -159,7 +159,15 @@ def test_entrypoint_says_where_and_never_what(path):
     options = entrypoint(path)[2:]
     names, values = options[::2], options[1::2]
     assert {name.removeprefix("--") for name in names} <= PLACES
-    assert all(value.startswith("s3://BUCKET/") or value == "gpu" for value in values)
+    for name, value in zip(names, values, strict=True):
+        assert value == "gpu" if name == "--device" else value.startswith("s3://BUCKET/")
+
+
+@pytest.mark.parametrize("name", ["classify", "generate", "nightly"])
+def test_gpus_that_are_paid_for_are_used(name):
+    path = CONFIGS / "kuberay" / f"{name}.yaml"
+    assert "nvidia.com/gpu" in path.read_text()
+    assert entrypoint(path)[2:4] == ["--device", "gpu"]
 
 
 def test_each_night_has_its_own_folder():

@@ -162,9 +162,11 @@ class Catalogue:
 
     def _check_images(self) -> None:
         if not self.holds_images:
+            whose = "synthetic catalogue that it was made from"
+            if self.manifest.rows_of != "synthetic":
+                whose = "packed cutouts that it was made from, and find their rows by object_id"
             raise InputError(
-                f"wanted a catalogue with images, got one of {self.manifest.kind}; open the packed "
-                "cutouts that it was made from, and find their rows by object_id"
+                f"wanted a catalogue with images, got one of {self.manifest.kind}; open the {whose}"
             )
 
     def check_synthetic(self) -> None:
@@ -193,7 +195,7 @@ def regenerate(
     model: str | None = None,
     device: str | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """Objects of a synthetic catalogue made again, from its manifest and its model alone.
+    """Objects of a synthetic catalogue made again, without its rows, by its model.
 
     catalogue: opened, or its URI. indices: of B objects, in any order. model, device: as
     open_catalogue takes them, in their stead.

@@ -1,4 +1,4 @@
-"""Objects of a synthetic catalogue made again, from its manifest and its model alone.
+"""Objects of a synthetic catalogue made again, from its folder without rows, and its model's.
 
 Legend: B objects, C bands, H W pixels, D latent dimensions.
 """
@@ -47,7 +47,7 @@ class Remaker:
         check_layout(settings)
         device = self.device or self._drawn_on
         try:
-            made = load_model(uri, device, settings["precision"], tile=settings["tile"])
+            models.read_model(uri)
         except InputError as error:
             if self.model is not None:
                 raise
@@ -55,6 +55,7 @@ class Remaker:
                 f"{error}. The catalogue was drawn by the model of that folder; say with model= "
                 "where it is now"
             ) from error
+        made = load_model(uri, device, settings["precision"], tile=settings["tile"])
         if made.digest != settings["model"]:
             raise InputError(
                 f"wanted the model of {storage.public_uri(self.held.uri)}, {settings['model']}, "

@@ -1,4 +1,5 @@
-"""The last lines of a classification: what came out, how far it is from what the model knows.
+"""The last lines of a run: what was refused; of a classification what came out, and how far it is
+from what the model knows.
 
 Posted as JSON where an address is given, for people who are not there when a long run ends.
 """

@@ -24,8 +24,9 @@ def run(settings: GenerateSettings) -> None:
         say(f"{settings.out} holds {increment.start:,} objects already: nothing to do")
         return
     say_emulated(settings)
-    canonical = model.config["preprocessing"].get("orientation") == "canonical"
-    if canonical and settings.orientation == "canonical" and (settings.cone or settings.region):
+    on_sky = (settings.cone or settings.region) and settings.orientation == "canonical"
+    is_canonical = model.config["preprocessing"].get("orientation") == "canonical"
+    if on_sky and is_canonical and not settings.add:
         say("  every object lies along x, as the model has them: --orientation random turns them")
     written = finish_folder(
         wanted.plan,

@@ -142,16 +142,17 @@ def test_hats(sky, tmp_path):
     assert sorted(near["index"]) == sorted(wanted)
 
 
-def test_an_object_is_made_again_without_the_rows(sky, model, tmp_path, monkeypatch):
+def test_an_object_is_made_again_without_the_rows(sky, model, tmp_path):
     """By what an appendix can give: the folder without rows and rejects, and the model, moved."""
     indices, folder = [89, 3], tmp_path / "given"
     left_out = shutil.ignore_patterns("parts", "rejects")
     shutil.copytree(sky.manifest.uri, folder, ignore=left_out)
     moved = shutil.copytree(model, tmp_path / "moved")
-    found = avader.regenerate(str(folder), indices, model=str(moved))
+    away = {**sky.manifest.settings, "model_uri": "/nowhere"}
+    held = replace(sky.manifest, settings=away, uri=str(folder))
+    found = avader.regenerate(Catalogue(held), indices, model=str(moved))
     for name, values in avader.regenerate(sky, indices).items():
         np.testing.assert_array_equal(found[name], values, err_msg=name)
-    held = replace(sky.manifest, settings={**sky.manifest.settings, "model_uri": "/nowhere"})
     with pytest.raises(InputError, match=r"without config\.json.* say with model= where it is now"):
         avader.regenerate(Catalogue(held), indices)
 

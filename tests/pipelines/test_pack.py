@@ -312,9 +312,8 @@ def test_what_was_refused_is_said_by_reason(ray_session, tmp_path, caplog):
     assert "no positions, which a table of paths may have: without," in caplog.text
 
 
-def test_columns_that_look_like_positions_are_named(tmp_path, caplog):
+def test_columns_that_look_like_positions_are_named(tmp_path):
     """They may be of another kind, so they are not taken for it."""
-    caplog.set_level(logging.INFO, "avader")
     table = pq.read_table(write_table(tmp_path / "table.parquet", 3))
     table = table.rename_columns(["object_id", "RA", "Dec", "image", "votes"])
     pq.write_table(table, tmp_path / "table.parquet")

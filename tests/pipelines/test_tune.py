@@ -123,7 +123,7 @@ def test_another_search_is_refused(found, data):
 
 
 @pytest.mark.long
-def test_the_best_recipe_trains(data, ray_session, tmp_path):
+def test_a_best_recipe_trains(data, ray_session, tmp_path):
     best = record(1, 1e-3, [-5.0] * EPOCHS, "end")
     text, file = best_toml(SEARCHED, "tiny", best, [best]), tmp_path / "best.toml"
     file.write_text(text)

@@ -123,4 +123,6 @@ def increment_of(settings: PackSettings) -> Increment:
     try:
         return Increment(root, tuple(growth.read_increments(root, kind="cutouts")))
     except InputError as error:
+        if storage.exists(root):
+            raise
         raise InputError(f"--add: {error}; the first time leave out --add") from error
