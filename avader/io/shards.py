@@ -141,7 +141,7 @@ def read_group(uri: str, path: str, group: int, columns: Sequence[str]) -> pa.Ta
     with storage.open_input(storage.join(uri, path)) as file:
         parquet = pq.ParquetFile(file, pre_buffer=False)
         batches = parquet.iter_batches(
-            _rows_at_once(parquet.metadata),
+            _rows_at_once(parquet),
             row_groups=[group],
             columns=list(columns),
             use_threads=False,
@@ -157,16 +157,30 @@ def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = 
     """
     wanted = list(columns) if columns is not None else None
     parquet = pq.ParquetFile(file, pre_buffer=False)
-    rows = _rows_at_once(parquet.metadata)
+    rows = _rows_at_once(parquet)
     batches = list(parquet.iter_batches(rows, columns=wanted, use_threads=False))
     return pa.Table.from_batches(batches) if batches else parquet.read(wanted, use_threads=False)
 
 
-def _rows_at_once(metadata: pq.FileMetaData) -> int:
-    """Rows to decode at once: Arrow takes 8 more bytes for each byte of an image meanwhile."""
+def _rows_at_once(parquet: pq.ParquetFile) -> int:
+    """Rows to decode at once: Arrow takes 8 more bytes for each byte of an image meanwhile.
+
+    By what they are in memory: pixels are a fraction of that in the file.
+    """
+    metadata = parquet.metadata
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     size = sum(group.total_byte_size for group in groups)
-    return max(1, AT_ONCE * metadata.num_rows // max(1, size))
+    width = sum(_vector_bytes(field.type) for field in parquet.schema_arrow)
+    return max(1, AT_ONCE // max(1, width, size // max(1, metadata.num_rows)))
+
+
+def _vector_bytes(kind: pa.DataType) -> int:
+    """Bytes of a value of a type of so many numbers each; 0 of other types."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if not (pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type)):
+        return 0
+    return int(kind.list_size * kind.value_type.bit_width // 8)
 
 
 def read_schema(uri: str, path: str) -> pa.Schema:
@@ -208,7 +222,7 @@ def _filtered(
     """The rows of a row group that a mask has, which has some; what is held is little more."""
     found, start = [], 0
     for batch in parquet.iter_batches(
-        _rows_at_once(parquet.metadata),
+        _rows_at_once(parquet),
         row_groups=[group],
         columns=list(columns),
         use_threads=False,

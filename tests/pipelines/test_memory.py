@@ -30,6 +30,7 @@ from avader.recipe import PUBLISHED_NETWORK, Network, Preprocessing
 from tests.catalogues import classified
 from tests.pipelines.packed import write_packed
 from tests.processes import descendants, peak_memory
+from tests.skies import at, patch, write_sky
 from tests.tiny import write_tiny_model
 
 PREPROCESSING = Preprocessing(size=64)
@@ -383,16 +384,17 @@ print(len(unit.inputs["parts"]), table.num_rows, growth, margin.READING * IMAGE_
 
 @pytest.mark.long
 def test_a_margin_of_large_images_is_read_some_rows_at_a_time(tmp_path):
-    """Parts of 2,000 images of 12 KiB, which Arrow would decode into a tenth of 2 GiB each."""
-    large = NETWORK.model_copy(update={"bands": 3})
-    model = write_tiny_model(tmp_path / "model", network=large, preprocessing=PREPROCESSING)
-    sky, rows = str(tmp_path / "sky"), 2000
-    given = ["--model", model, "--out", sky, "--count", "16000", "--rows-per-shard", f"{rows}"]
-    run("generate", *given, "--cone", "45,0,600", "--no-truth")
+    """Parts of up to 250 images of 192 KiB, which Arrow would decode to several times as much."""
+    count, rows = 2000, 250
+    some = np.random.default_rng(0).integers(0, 16, (20, 3 * 256 * 256), np.uint8)
+    pixels = pa.array(np.tile(some, (count // len(some), 1)).reshape(-1))
+    images = pa.FixedSizeListArray.from_arrays(pixels, some.shape[1])
+    table = at(patch(count, ra=45, dec=0, width=0.19), image=images)
+    sky = write_sky(tmp_path / "sky", table, limit=rows)
     ran = subprocess.run(
         [sys.executable, "-c", MARGIN, sky, f"{rows}"], capture_output=True, text=True, check=True
     )
     parts, found, growth, told = map(int, ran.stdout.split())
-    assert parts > 3
+    assert parts > 4
     assert found > 0
     assert growth <= told

@@ -29,8 +29,8 @@ from avader.pipelines.tiling.work import gather_margin, margin_readers, tile_uni
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Receipt
 
-READING = 10 * shards.AT_ONCE
-"""What a part's images take while some of its rows are decoded."""
+READING = 18 * shards.AT_ONCE
+"""What a part's images take while some of its rows are decoded: these, and a page of millions."""
 
 
 def make_margin(
