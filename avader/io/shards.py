@@ -71,9 +71,13 @@ def parquet_bytes(table: pa.Table, writer: Mapping[str, Any] = WRITER) -> bytes:
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     """Whether a column holds so many uint8 a row."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
+    kind = _stored(kind)
     return pa.types.is_fixed_size_list(kind) and pa.types.is_uint8(kind.value_type)
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """A type as Parquet stores it: of a tensor, a list."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def write_unit(
@@ -170,14 +174,13 @@ def _rows_at_once(parquet: pq.ParquetFile) -> int:
     metadata = parquet.metadata
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
     size = sum(group.total_byte_size for group in groups)
-    width = sum(_vector_bytes(field.type) for field in parquet.schema_arrow)
+    width = sum(vector_bytes(field.type) for field in parquet.schema_arrow)
     return max(1, AT_ONCE // max(1, width, size // max(1, metadata.num_rows)))
 
 
-def _vector_bytes(kind: pa.DataType) -> int:
+def vector_bytes(kind: pa.DataType) -> int:
     """Bytes of a value of a type of so many numbers each; 0 of other types."""
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
+    kind = _stored(kind)
     if not (pa.types.is_fixed_size_list(kind) and pa.types.is_primitive(kind.value_type)):
         return 0
     return int(kind.list_size * kind.value_type.bit_width // 8)

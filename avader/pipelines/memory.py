@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from avader.errors import InputError
 from avader.io.manifest import Manifest
+from avader.io.shards import vector_bytes
 from avader.pipelines.progress import size
 from avader.plan import Plan, Unit
 from avader.recipe import Network
@@ -109,11 +110,9 @@ def file_bytes(data: Manifest) -> int:
 
 def _width(kind: pa.DataType) -> int:
     """Bytes of a value; a text is taken for a short one."""
-    if isinstance(kind, pa.ExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_fixed_size_list(kind):
-        return int(kind.list_size) * _width(kind.value_type)
-    return kind.bit_width // 8 if pa.types.is_primitive(kind) else TEXT
+    if pa.types.is_primitive(kind):
+        return kind.bit_width // 8
+    return vector_bytes(kind) or TEXT
 
 
 def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
