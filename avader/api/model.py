@@ -139,6 +139,10 @@ def load_model(
     device has it natively, which changes probabilities slightly. tile: images computed at once.
     Raises InputError for a folder that is no whole model and for a device that is not there.
     """
-    files = models.read_model(uri)
+    return made_ready(models.read_model(uri), device, precision, tile=tile)
+
+
+def made_ready(files: ModelFiles, device: str, precision: Precision, *, tile: int) -> Model:
+    """The model of a folder that was read; the rest as for load_model."""
     model = build_model(parse_config(files.config), files.tensors)
     return Model(files, Engine(model, tile=tile, device=device, precision=precision))

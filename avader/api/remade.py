@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avader.api.model import load_model
+from avader.api.model import made_ready
 from avader.catalogue.columns import POSITION_NAMES
 from avader.catalogue.pixels import Pixel
 from avader.errors import InputError
@@ -47,7 +47,7 @@ class Remaker:
         check_layout(settings)
         device = self.device or self._drawn_on
         try:
-            models.read_model(uri)
+            files = models.read_model(uri)
         except InputError as error:
             if self.model is not None:
                 raise
@@ -55,7 +55,7 @@ class Remaker:
                 f"{error}. The catalogue was drawn by the model of that folder; say with model= "
                 "where it is now"
             ) from error
-        made = load_model(uri, device, settings["precision"], tile=settings["tile"])
+        made = made_ready(files, device, settings["precision"], tile=settings["tile"])
         if made.digest != settings["model"]:
             raise InputError(
                 f"wanted the model of {storage.public_uri(self.held.uri)}, {settings['model']}, "

@@ -16,7 +16,7 @@ from avader.config.catalogues import (
     VerifySettings,
 )
 from avader.config.packing import PackSettings, ServiceSettings, SimulateSettings
-from avader.config.parse import SETTINGS, checked_preprocessing, parse, recipe_settings
+from avader.config.parse import SETTINGS, like_preprocessing, parse, recipe_settings
 from avader.config.synthetic import GenerateSettings
 from avader.config.training import ImportPublishedSettings, TrainSettings, TuneSettings
 
@@ -40,7 +40,7 @@ __all__ = [
     "TuneSettings",
     "UnitSettings",
     "VerifySettings",
-    "checked_preprocessing",
+    "like_preprocessing",
     "parse",
     "recipe_settings",
 ]

@@ -78,7 +78,7 @@ def parse(
         ) from error
 
 
-def checked_preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
+def like_preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
     """What a model's settings and a command's make together. Raises InputError where they clash."""
     try:
         return Preprocessing(**settings)

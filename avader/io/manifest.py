@@ -195,14 +195,11 @@ def _plan_bytes(plan: Plan) -> bytes:
 
 def _is_same_work(held: Mapping[str, Any], plan: Plan) -> bool:
     """Whether the plan in a folder differs from the one wanted in who does the work alone."""
-    settings = held.get("settings", {})
-    before, now = (
-        {name: value for name, value in each.items() if name not in DOERS}
-        for each in (settings, plan.settings)
+    ours, theirs = (
+        {name: each[name] for name in each if (name in DOERS or is_address(name)) == aside}
+        for each, aside in ((plan.settings, False), (held.get("settings", {}), True))
     )
-    if held.get("kind") != plan.kind or _differing(before, now):
-        return False
-    same = replace(plan, settings=settings)  # the units too
+    same = replace(plan, settings=ours | theirs)
     return held.get("fingerprint") in (same.fingerprint, same.old_fingerprint)
 
 
@@ -213,17 +210,10 @@ def _difference(held: Mapping[str, Any], plan: Plan) -> str:
     before, now = _flat(held.get("settings", {})), _flat(plan.settings)
     differing = [
         f"{name} was {before.get(name)!r} and is now {now.get(name)!r}"
-        for name in _differing(held.get("settings", {}), plan.settings)
-        if name != "files"  # a digest tells nobody what
+        for name in sorted((before.keys() | now.keys()) - {"files"})  # a digest tells nobody what
+        if before.get(name) != now.get(name) and not is_address(name)
     ]
     return "; ".join(differing[:8]) or "its input has changed"
-
-
-def _differing(held: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Names of settings that differ, dotted, in order; addresses aside."""
-    before, now = _flat(held), _flat(settings)
-    names = sorted(name for name in before.keys() | now.keys() if not is_address(name))
-    return [name for name in names if before.get(name) != now.get(name)]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

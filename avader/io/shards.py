@@ -8,9 +8,10 @@ dead does no harm.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from avader.errors import InputError
 from avader.io import storage
-from avader.plan import Receipt, Unit, canonical_json, part_name, rejects_name
+from avader.plan import Receipt, Unit, canonical_json, part_name, ranges, rejects_name
 
 if TYPE_CHECKING:  # what they load, astropy and pandas, takes a second, and few verbs need it
     import pyarrow.dataset as ds
@@ -42,6 +43,8 @@ RECEIPT_KEY = b"avader.receipt"
 READERS = 16
 AT_ONCE = 8 * 2**20
 """Bytes of a part that are decoded at once."""
+AHEAD = 100
+"""Parts whose columns are held at once."""
 
 
 def parquet_bytes(table: pa.Table, writer: Mapping[str, Any] = WRITER) -> bytes:
@@ -144,13 +147,15 @@ def read_group(uri: str, path: str, group: int, columns: Sequence[str]) -> pa.Ta
     """A row group of a part, from 0, these columns alone."""
     with storage.open_input(storage.join(uri, path)) as file:
         parquet = pq.ParquetFile(file, pre_buffer=False)
-        batches = parquet.iter_batches(
-            _rows_at_once(parquet),
-            row_groups=[group],
-            columns=list(columns),
-            use_threads=False,
-        )
-        return pa.Table.from_batches(batches)
+        return pa.Table.from_batches(_batches(parquet, columns, [group]))
+
+
+def read_parts(uri: str, paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
+    """Columns of parts, in order, of several at once: one of a far storage is many small
+    requests."""
+    with ThreadPoolExecutor(READERS) as pool:
+        for start, stop in ranges(len(paths), AHEAD):
+            yield from pool.map(partial(read_part, uri, columns=columns), paths[start:stop])
 
 
 def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = None) -> pa.Table:
@@ -161,21 +166,33 @@ def read_table(file: IO[bytes] | pa.NativeFile, columns: Sequence[str] | None = 
     """
     wanted = list(columns) if columns is not None else None
     parquet = pq.ParquetFile(file, pre_buffer=False)
-    rows = _rows_at_once(parquet)
-    batches = list(parquet.iter_batches(rows, columns=wanted, use_threads=False))
+    batches = list(_batches(parquet, wanted))
     return pa.Table.from_batches(batches) if batches else parquet.read(wanted, use_threads=False)
 
 
-def _rows_at_once(parquet: pq.ParquetFile) -> int:
-    """Rows to decode at once: Arrow takes 8 more bytes for each byte of an image meanwhile.
+def _batches(
+    parquet: pq.ParquetFile, columns: Sequence[str] | None, groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Columns of row groups, all by default, some rows at a time.
 
-    By what they are in memory: pixels are a fraction of that in the file.
+    Arrow takes 8 more bytes for each byte of an image while it decodes it. Rows are counted by what
+    they are in memory: pixels are a fraction of that in the file.
     """
-    metadata = parquet.metadata
-    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    size = sum(group.total_byte_size for group in groups)
-    width = sum(vector_bytes(field.type) for field in parquet.schema_arrow)
-    return max(1, AT_ONCE // max(1, width, size // max(1, metadata.num_rows)))
+    metadata, wanted = parquet.metadata, set(columns or parquet.schema_arrow.names)
+    chunks = (
+        metadata.row_group(group).column(at)
+        for group in range(metadata.num_row_groups)
+        for at in range(metadata.num_columns)
+    )
+    size = sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if chunk.path_in_schema.partition(".")[0] in wanted
+    )
+    width = sum(vector_bytes(field.type) for field in parquet.schema_arrow if field.name in wanted)
+    rows = max(1, AT_ONCE // max(1, width, size // max(1, metadata.num_rows)))
+    named = None if columns is None else list(columns)
+    yield from parquet.iter_batches(rows, row_groups=groups, columns=named, use_threads=False)
 
 
 def vector_bytes(kind: pa.DataType) -> int:
@@ -224,12 +241,7 @@ def _filtered(
 ) -> pa.Table:
     """The rows of a row group that a mask has, which has some; what is held is little more."""
     found, start = [], 0
-    for batch in parquet.iter_batches(
-        _rows_at_once(parquet),
-        row_groups=[group],
-        columns=list(columns),
-        use_threads=False,
-    ):
+    for batch in _batches(parquet, columns, [group]):
         part = mask[start : start + len(batch)]
         if part.any():
             found.append(batch.filter(pa.array(part)))

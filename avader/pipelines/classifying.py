@@ -20,7 +20,7 @@ from avader.io import shards
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.pipelines.cluster import TORCH_DEVICE
-from avader.pipelines.dry_run import Trial, trial_rows
+from avader.pipelines.dry_run import OVERLAPPED, Trial, trial_rows
 from avader.pipelines.emulated import say_emulated
 from avader.pipelines.matching import preparation
 from avader.pipelines.memory import (
@@ -103,9 +103,9 @@ def _trial(
     cutouts = shards.read_part(data.uri, part["path"]).slice(0, few)
     unit = ClassifyUnit(settings)
 
+    @one_thread()
     def work() -> UnitRows:
-        with one_thread():
-            return unit(Unit("trial", {}), prepare(cutouts))
+        return unit(Unit("trial", {}), prepare(cutouts))
 
     return work
 
@@ -130,7 +130,11 @@ def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need
 
 def images_at_once(settings: ClassifySettings) -> int:
     """Images of a call of the model: on GPUs several tiles, so that copies overlap."""
-    return settings.batch if settings.device == "cpu" else max(settings.batch, 4 * settings.tile)
+    return (
+        settings.batch
+        if settings.device == "cpu"
+        else max(settings.batch, OVERLAPPED * settings.tile)
+    )
 
 
 def _facts(model: ModelFiles) -> dict[str, Any]:

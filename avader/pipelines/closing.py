@@ -5,10 +5,8 @@ Posted as JSON where an address is given, for people who are not there when a lo
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import requests
@@ -19,12 +17,9 @@ from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.pipelines.progress import say
-from avader.plan import ranges
 
 SECONDS = 30
 """How long the address may take to answer."""
-AHEAD = 100
-"""Parts whose columns are held at once."""
 
 
 def close(written: Manifest, model: ModelFiles, *, out: str, address: str | None) -> None:
@@ -46,7 +41,7 @@ def close(written: Manifest, model: ModelFiles, *, out: str, address: str | None
 def summary(written: Manifest, model: ModelFiles) -> dict[str, Any]:
     """The figures of a finished catalogue, beside those of the model's training images."""
     components = written.facts["components"]
-    found = tally(_parts(written), components)
+    found = tally(shards.read_parts(written.uri, written.paths, COLUMNS), components)
     result = model.card.get("result", {})
     trained = None
     if sum(result.get("occupancy", ())):
@@ -80,17 +75,6 @@ def post(address: str, content: dict[str, Any]) -> None:
         say(f"  the summary was not taken by {where}: {type(error).__name__}; all else is done")
 
 
-def _parts(written: Manifest) -> Iterator[Any]:
-    return _read(written.uri, written.paths, COLUMNS)
-
-
-def _read(uri: str, paths: Sequence[str], columns: Sequence[str]) -> Iterator[Any]:
-    """Columns of parts, of several at once: one of a far storage is many small requests."""
-    with ThreadPoolExecutor(shards.READERS) as pool:
-        for start, stop in ranges(len(paths), AHEAD):
-            yield from pool.map(partial(shards.read_part, uri, columns=columns), paths[start:stop])
-
-
 def reject_lines(counts: Mapping[str, int]) -> list[str]:
     """A line for each reason of rejects."""
     return [f"  rejects: {count:,} {reason}" for reason, count in counts.items()]
@@ -100,6 +84,6 @@ def reasons(written: Manifest) -> dict[str, int]:
     """Rejects of each reason, the commonest first."""
     counts: Counter[str] = Counter()
     paths = [part["rejects_path"] for part in written.parts if part["rejects"]]
-    for table in _read(written.uri, paths, ["reason"]):
+    for table in shards.read_parts(written.uri, paths, ["reason"]):
         counts.update(table["reason"].to_pylist())
     return dict(counts.most_common())

@@ -81,17 +81,13 @@ def _counted_pool(settings: ClusterSettings, need: Need) -> Pool:
     return replace(pool, workers=workers, memory=need.total)
 
 
-def joins(settings: ClusterSettings) -> bool:
-    """Whether these settings, or the environment, name a Ray to join."""
-    return bool(_address(settings))
-
-
-def _address(settings: ClusterSettings) -> str | None:
+def address_of(settings: ClusterSettings) -> str | None:
+    """The Ray to join that these settings, or the environment, name."""
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
 def _start(settings: ClusterSettings) -> None:
-    address = _address(settings)
+    address = address_of(settings)
     # What workers have to say comes as results and exceptions; the chatter of Ray's own actors
     # stays in Ray's logs.
     options = {"logging_level": logging.ERROR, "log_to_driver": False}

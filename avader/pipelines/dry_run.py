@@ -15,6 +15,8 @@ from avader.plan import Plan
 
 TRIAL_ROWS = 64
 """Objects of the piece of work that is timed, at least."""
+OVERLAPPED = 4
+"""Tiles of a call on a GPU, so that copies hide behind arithmetic."""
 RAYS = 0.7
 """Of a machine's memory, what Ray gives to workers; the rest is its object store."""
 
@@ -36,7 +38,7 @@ class Trial:
 
 def trial_rows(tile: int, device: str) -> int:
     """Objects that fill tiles of so many; for a GPU several, whose copies it overlaps."""
-    fewest = TRIAL_ROWS if device == "cpu" else 4 * tile
+    fewest = TRIAL_ROWS if device == "cpu" else OVERLAPPED * tile
     return tile * -(-fewest // tile)
 
 

@@ -66,10 +66,8 @@ def _make(settings: HatsSettings, version: Version, plan: Plan) -> None:
     columns = shards.read_schema(held.uri, held.paths[0])
     holds_files = "image" in columns.names and columns.field("image").type == FILE_TYPE
     need = joining_need(columns, plan.units, stored=size // max(1, rows) * holds_files)
-    if not settings.dry_run:
-        manifest.check_plan(out, plan)
-        if settings.margin:
-            margin = make_margin(settings, version, need, partial(manifest.open_plan, out, plan))
+    if settings.margin and not settings.dry_run:
+        margin = make_margin(settings, version, need, partial(manifest.open_plan, out, plan))
     written = finish_folder(
         plan,
         settings.model_copy(update={"out": out}),
@@ -105,16 +103,9 @@ def _plan(settings: HatsSettings, version: Version) -> Plan:
 
 
 def _trial(uri: str, plan: Plan) -> Callable[[], UnitRows]:
-    """Joins the first tile's first part alone and makes its file."""
+    """Joins the first tile's first part alone."""
     first = plan.units[0]
-    one = Unit(first.name, {"parts": first.inputs["parts"][:1]})
-
-    def work() -> UnitRows:
-        made = join_parts(uri, one, None)
-        shards.parquet_bytes(made.table, plan.settings["writer"])
-        return made
-
-    return work
+    return partial(join_parts, uri, Unit(first.name, {"parts": first.inputs["parts"][:1]}), None)
 
 
 def _finish(

@@ -12,6 +12,7 @@ from avader.errors import InputError
 from avader.inference.engine import Engine
 from avader.io import growth, storage
 from avader.io.models import (
+    CARD,
     ModelFiles,
     has_noise,
     read_model,
@@ -66,7 +67,7 @@ def run(settings: ImportPublishedSettings) -> None:
 
 def _is_there(uri: str, *, source: str) -> bool:
     """Whether the folder holds the model of this source; InputError where it holds another."""
-    if not storage.exists(storage.join(uri, "card.json")):
+    if not storage.exists(storage.join(uri, CARD)):
         return False
     found = read_model(uri).card.get("source_sha256")
     if found != source:

@@ -7,7 +7,7 @@ from functools import partial
 from avader.catalogue import schema
 from avader.catalogue.columns import RESERVED, source_names
 from avader.catalogue.provenance import provenance
-from avader.config import PackSettings, checked_preprocessing
+from avader.config import PackSettings, like_preprocessing
 from avader.io import growth, manifest, storage
 from avader.io.models import read_model
 from avader.pipelines.closing import reasons, reject_lines
@@ -128,9 +128,7 @@ def _opening(settings: PackSettings, source: Source, plan: Plan, service: Servic
     count = f"{sum(source.rows):,}"
     if source.taken is not None:
         count = f"{source.taken:,} of {count}"
-    what = f"{len(source.files):,} files"
-    if source.taken is not None:
-        what = f"{count} rows"
+    what = f"{count} files" if source.layout is None else f"{count} rows"
     if service is not None:
         what = (
             f"cutouts of {count} positions from {storage.public_uri(service.home)}, "
@@ -146,10 +144,10 @@ def _without_positions(source: Source) -> str:
     """A line where a source has no positions, else nothing."""
     if source.has_positions:
         return ""
-    found = [name for name in source.carried.names if name.lower() in ("ra", "dec")]
+    found = {name.lower(): name for name in source.carried.names}
     hint = "" if source.layout is not None else ", which a table of paths may have"
-    if len(found) == len({name.lower() for name in found}) == 2:
-        ra, dec = sorted(found, key=str.lower, reverse=True)
+    if {"ra", "dec"} <= found.keys():
+        ra, dec = found["ra"], found["dec"]
         hint = f"; its columns {ra} and {dec} are named by --ra-column {ra} --dec-column {dec}"
     return f"\n  no positions{hint}: without, there is no cone search and no HATS"
 
@@ -162,7 +160,7 @@ def _preprocessing(settings: PackSettings, increment: Increment) -> Preprocessin
     asked = settings.preprocessing.model_dump(exclude_unset=True)
     if settings.like is not None:
         asked = {**read_model(settings.like).config["preprocessing"], **asked}
-    return increment.preprocessing(checked_preprocessing(asked), asked)
+    return increment.preprocessing(like_preprocessing(asked), asked)
 
 
 def _open(settings: PackSettings) -> Source:

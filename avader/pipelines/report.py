@@ -17,8 +17,8 @@ from avader.config.catalogues import TILES
 from avader.errors import InputError
 from avader.images.checks import REASON_MEANINGS
 from avader.io import shards, storage
-from avader.io.growth import data_of, read_increments, read_whole
-from avader.io.manifest import Manifest
+from avader.io.growth import as_one, data_of, read_increments
+from avader.io.manifest import DOERS, Manifest
 from avader.io.models import ModelFiles, read_model
 from avader.mixture.sample import mixture_arrays
 from avader.model.files import build_model, parse_config
@@ -47,10 +47,12 @@ def run(settings: ReportSettings) -> None:
     """Write index.html. Raises InputError where model, catalogue and data do not match."""
     out = storage.absolute(storage.join(settings.out, "index.html"))
     storage.check_writable(out)
-    catalogue = read_whole(storage.absolute(settings.catalogue), kind="classified")
+    made = read_increments(storage.absolute(settings.catalogue), kind="classified")
+    catalogue = as_one(storage.absolute(settings.catalogue), made)
     files = read_model(storage.absolute(settings.model))
     _check_model(catalogue, files)
-    data = _open_data(settings, catalogue)
+    packed = _open_data(settings, catalogue, made)
+    data = as_one(packed[0].uri, packed)
     prepared = preparation(data, files)
     check_frame(settings.frame, prepared, data)
     say(f"reporting on {catalogue.totals['rows']:,} galaxies")
@@ -63,7 +65,7 @@ def run(settings: ReportSettings) -> None:
             for flag, meaning in FLAG_MEANINGS.items()
             if flag.name
         },
-        provenance=_provenance(settings, catalogue, data, files),
+        provenance=_provenance(settings, made, packed, files),
         citation=CITATION,
     )
     storage.write_bytes(out, render(page).encode())
@@ -79,10 +81,12 @@ def _check_model(catalogue: Manifest, files: ModelFiles) -> None:
         )
 
 
-def _open_data(settings: ReportSettings, catalogue: Manifest) -> Manifest:
-    """The packed cutouts that the catalogue was made from."""
+def _open_data(
+    settings: ReportSettings, catalogue: Manifest, increments: Sequence[Manifest]
+) -> list[Manifest]:
+    """The packed cutouts that the catalogue, of these increments, was made from: theirs."""
     uri = settings.data or catalogue.settings["data_uri"]
-    made = [digest for one in read_increments(catalogue.uri) for digest in data_of(one)]
+    made = [digest for one in increments for digest in data_of(one)]
     try:
         found = read_increments(storage.absolute(uri), kind="cutouts", version=len(made))
     except InputError as error:
@@ -98,7 +102,7 @@ def _open_data(settings: ReportSettings, catalogue: Manifest) -> Manifest:
                 f"wanted the cutouts that the catalogue was made from, {wanted}, got {data.digest} "
                 f"in {storage.public_uri(data.uri)}; give the --data of its classify command"
             )
-    return read_whole(storage.absolute(uri), version=len(made))
+    return found
 
 
 def _gather(
@@ -164,8 +168,8 @@ def summarise(catalogue: Manifest) -> Summary:
         latent=catalogue.facts["latent"],
     )
     progress = Progress("read", summary.rows, noun="rows")
-    for path in catalogue.paths:
-        table = shards.read_part(catalogue.uri, path, COLUMNS)
+    tables = shards.read_parts(catalogue.uri, catalogue.paths, COLUMNS)
+    for path, table in zip(catalogue.paths, tables, strict=True):
         summary.add(_rows(table, part=path))
         progress.add(table.num_rows)
     return summary
@@ -269,11 +273,9 @@ def count_rejects(folder: Manifest, *, stage: str) -> list[RejectReason]:
     """Rejects of a folder by reason, the most frequent first, with their first example."""
     counts: dict[str, int] = {}
     examples: dict[str, str] = {}
-    for part in folder.parts:
-        if not part["rejects"]:
-            continue
-        columns = ["object_id", "reason", "detail"]
-        for row in shards.read_part(folder.uri, part["rejects_path"], columns).to_pylist():
+    paths = [part["rejects_path"] for part in folder.parts if part["rejects"]]
+    for table in shards.read_parts(folder.uri, paths, ["object_id", "reason", "detail"]):
+        for row in table.to_pylist():
             reason = row["reason"]
             counts[reason] = counts.get(reason, 0) + 1
             examples.setdefault(reason, f"{row['object_id'] or '(no id)'}: {row['detail']}")
@@ -285,24 +287,28 @@ def count_rejects(folder: Manifest, *, stage: str) -> list[RejectReason]:
 
 
 def _provenance(
-    settings: ReportSettings, catalogue: Manifest, data: Manifest, files: ModelFiles
+    settings: ReportSettings,
+    made: Sequence[Manifest],
+    packed: Sequence[Manifest],
+    files: ModelFiles,
 ) -> dict[str, list[Fact]]:
-    """What the page was made from, as tables; of each setting that differs by increment all
-    values."""
-    made = read_increments(catalogue.uri)
-    packed = read_increments(data.uri, version=sum(len(data_of(one)) for one in made))
+    """What the page was made from, as tables; of each setting that differs by increment all values.
+
+    made, packed: increments of the catalogue, and of its cutouts.
+    """
+    catalogue = as_one(made[0].uri, made)
     facts = {
         "Catalogue": {
             "uri": storage.public_uri(storage.absolute(settings.catalogue)),
             "manifest": catalogue.digest,
             "plan": catalogue.fingerprint,
-            **_without(_joined([one.settings for one in made]), "versions", "writer"),
+            **_without(_joined([one.settings for one in made]), *DOERS),
             "backend": catalogue.provenance.get("backend"),
             "preprocessing_accepted": catalogue.provenance.get("preprocessing_accepted"),
         },
         "Cutouts": {
-            "uri": storage.public_uri(data.uri),
-            **_without(_joined([one.settings for one in packed]), "versions", "writer", "columns"),
+            "uri": storage.public_uri(packed[0].uri),
+            **_without(_joined([one.settings for one in packed]), *DOERS, "columns"),
         },
         "Model": {
             "uri": storage.public_uri(storage.absolute(settings.model)),
@@ -323,7 +329,9 @@ def _joined(several: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for name in dict.fromkeys(name for each in several for name in each):
         values: list[Any] = []
-        values += (each.get(name) for each in several if each.get(name) not in values)
+        for value in (each.get(name) for each in several):
+            if value not in values:
+                values.append(value)
         joined[name] = values[0] if len(values) == 1 else values
     return joined
 

@@ -24,7 +24,7 @@ from avader.io.manifest import Manifest
 from avader.io.models import CARD, read_model
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Board, reading
-from avader.pipelines.cluster import cluster, joins
+from avader.pipelines.cluster import address_of, cluster
 from avader.pipelines.holding import holding
 from avader.pipelines.progress import say
 from avader.pipelines.training import tracking
@@ -230,7 +230,7 @@ def _scaling(settings: TrainSettings) -> ScalingConfig:
     hosts = [node for node in nodes if node.get(kind, 0) >= 1]
     workers = settings.workers or (gpus if use_gpu else max(1, len(hosts)))
     if use_gpu and workers > gpus:
-        _say_too_few(workers, gpus, joined=joins(settings))
+        _check_gpus(workers, gpus, joined=bool(address_of(settings)))
     share: dict[str, Any] = {"CPU": cpus_each(hosts, workers, use_gpu)}
     if settings.max_workers and settings.max_workers < workers:
         raise InputError(
@@ -245,7 +245,7 @@ def _scaling(settings: TrainSettings) -> ScalingConfig:
     )
 
 
-def _say_too_few(workers: int, gpus: int, *, joined: bool) -> None:
+def _check_gpus(workers: int, gpus: int, *, joined: bool) -> None:
     """Say that workers wait for GPUs, which may come where this Ray is a cluster's.
 
     Raises InputError where it is this machine's own.

@@ -106,7 +106,9 @@ def read_batches(
             for batch in _slices(batches, first=first - start, rows=rows):
                 batch.validate(full=True)  # text that is no UTF-8, which Arrow reads as it is
                 came += batch.num_rows
-                yield _nullable(pa.Table.from_batches([batch]).select(list(columns)))
+                read = pa.Table.from_batches([batch]).select(list(columns))
+                # By their names alone: tables of one source may differ in what they say of nulls.
+                yield pa.Table.from_arrays(read.columns, names=read.column_names)
     except CORRUPT as error:
         # Arrow tells of corrupt pages by OSError too, but without a number.
         if isinstance(error, OSError) and error.errno is not None:
@@ -121,12 +123,6 @@ def read_batches(
             "the table has changed since the plan was made; restore it, or choose a new output "
             "folder"
         )
-
-
-def _nullable(table: pa.Table) -> pa.Table:
-    """The table without a word on nulls, which tables of one source may differ in."""
-    fields = [field.with_nullable(True) for field in table.schema]
-    return pa.Table.from_arrays(table.columns, schema=pa.schema(fields))
 
 
 def _parquet(stream: object, uri: str) -> pq.ParquetFile:

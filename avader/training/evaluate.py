@@ -18,9 +18,9 @@ def held_out(state: TrainingState, task: Task) -> Metrics:
     """Means over the held-out images after an epoch; empty where none are held out.
 
     held_out_reconstruction: over all pixels alike, also where the recipe weighs those outside of
-    the source less. held_out_kl: the unit KL in the
-    gamma phase, then the mixture KL at the g that makes the bound greatest. held_out_bound: minus
-    their sum, weights left aside. Every rank measures its part.
+    the source less. held_out_kl: the unit KL in the gamma phase, then the mixture KL at the g that
+    makes the bound greatest. held_out_bound: minus their sum, weights left aside. Every rank
+    measures its part.
     """
     recipe, images, group = task.recipe, task.images, task.group
     rows = images.held_out_rows

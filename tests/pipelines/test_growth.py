@@ -261,13 +261,13 @@ def test_a_summary_that_fails_comes_after_the_catalogue_is_published(
 
 def test_a_report_is_of_all_increments(grown):
     data, out, model, _ = grown
-    catalogue, packed = growth.read_whole(out), growth.read_whole(data)
+    made, packed = growth.read_increments(out), growth.read_increments(data)
     settings = ReportSettings(model=model, catalogue=out, out="unused")
-    told = report._provenance(settings, catalogue, packed, read_model(model))
+    told = report._provenance(settings, made, packed, read_model(model))
     facts = {title: {fact.name: fact.value for fact in found} for title, found in told.items()}
-    sources = [held.settings["source"] for held in growth.read_increments(data)]
+    sources = [held.settings["source"] for held in packed]
     assert all(source in facts["Cutouts"]["source"] for source in sources)
-    digests = [held.digest for held in growth.read_increments(data)]
+    digests = [held.digest for held in packed]
     assert all(digest in facts["Catalogue"]["data"] for digest in digests)
-    assert facts["Catalogue"]["model"] == catalogue.settings["model"]
+    assert facts["Catalogue"]["model"] == made[0].settings["model"]
     assert facts["Versions"]["numpy"] == np.__version__

@@ -7,13 +7,13 @@ from typing import Any
 
 from avader.config import GenerateSettings
 from avader.errors import InputError
-from avader.io import growth, storage
+from avader.io import growth, manifest, storage
 from avader.mixture.sample import Draw
 from avader.plan import Plan, canonical_json
 
 Block = tuple[int, int]
 # What may differ between increments: how many objects, in how many shards, and what changes none.
-FREE = ("count", "blocks", "rows_per_shard", "model_uri", "versions", "writer")
+FREE = ("count", "blocks", "rows_per_shard", "model_uri", *manifest.DOERS)
 
 
 class SkyIncrement(growth.Increment):

@@ -120,15 +120,14 @@ class SkyRun:
     def trial(self) -> Callable[[], UnitRows]:
         """A piece of the largest unit's work, for a dry run."""
         largest = max(self.plan.units, key=_objects)
-        rows = trial_rows(self.settings.tile, self.settings.device)
-        if self.settings.store == "recipe":
-            rows = DRAWN_ROWS
+        images = trial_rows(self.settings.tile, self.settings.device)
+        rows = DRAWN_ROWS if self.settings.store == "recipe" else images
         unit = Unit(largest.name, {"ranges": _first(rows, largest.inputs["ranges"])})
         steps = [stage.make() for stage in self.stages()]
 
+        @one_thread()
         def work() -> UnitRows:
-            with one_thread():
-                return reduce(lambda made, step: step(unit, made), steps, None)
+            return reduce(lambda made, step: step(unit, made), steps, None)
 
         return work
 

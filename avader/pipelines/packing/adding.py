@@ -96,11 +96,11 @@ class Increment(growth.Increment):
         images other bands."""
         if not self.before:
             return
-        ours, theirs = plan.settings["shape"], self.before[0].settings["shape"]
-        if list(ours) != list(theirs):
+        shape, held = plan.settings["shape"], self.before[0].settings["shape"]
+        if list(shape) != list(held):
             raise InputError(
-                f"--add: wanted images of {theirs[0]} bands as in {storage.public_uri(self.root)}, "
-                f"came {ours[0]}; pack them into another --out"
+                f"--add: wanted images of {held[0]} bands as in {storage.public_uri(self.root)}, "
+                f"came {shape[0]}; pack them into another --out"
             )
         # By pyarrow's own comparison: Parquet gives the same lists other texts.
         ours, theirs = (

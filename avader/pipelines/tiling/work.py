@@ -1,7 +1,8 @@
 """The rows of one tile of the sky, or of its margin, from the parts of a catalogue.
 
 The largest tile is held in a worker three times: as the bytes of its parts, as its rows, and as the
-bytes of its file; of a margin, the positions of a few parts and the rows that are wanted.
+bytes of its file; of a margin, the positions of a few parts and the rows that are wanted, with
+some more where they hold images, while these are decoded.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from typing import Any
 
 from avader.errors import InputError
 from avader.io import storage
-from avader.io.models import NOISE, has_noise
+from avader.io.models import FILES, NOISE, has_noise
 from avader.pipelines.progress import say
 from avader.recipe import Recipe
 from avader.report.history import Row, from_csv
@@ -26,7 +26,6 @@ from avader.report.history import Row, from_csv
 EVERY = 5.0
 """Seconds between looks at the table of metrics."""
 EXPERIMENT = "avader"
-MODEL_FILES = ("config.json", "model.safetensors", "card.json")
 # A server that cannot be reached is told of within seconds, not minutes; and nothing is sent to
 # anyone but the server that was asked for. Both can be set otherwise in the environment.
 ENVIRONMENT = {
@@ -65,7 +64,7 @@ class Tracking:
         for uri in storage.list_files(storage.join(self.out, "training"), (".csv", ".png")):
             if "/checkpoints/" not in uri:
                 self._upload(uri, "training/phases" if "/phases/" in uri else "training")
-        for name in (*MODEL_FILES, *([NOISE] if has_noise(self.out) else [])):
+        for name in (*FILES, *([NOISE] if has_noise(self.out) else [])):
             self._upload(storage.join(self.out, name), "model")
         self.client.set_terminated(self.run)
 
