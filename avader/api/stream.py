@@ -62,6 +62,8 @@ class Stream(IterableDataset[Batch]):
         """As torch_dataset takes them."""
         catalogue.check_synthetic()
         number, of = share
+        if seed < 0:
+            raise InputError(f"wanted a seed from 0, got {seed}")
         if batch < 1 or not 0 <= number < of:
             raise InputError(
                 f"wanted batch from 1, and share as (number from 0, of so many), got {batch} and "
@@ -185,7 +187,7 @@ def torch_dataset(
     share: tuple[int, int] = (0, 1),
     device: str | None = None,
 ) -> Stream:
-    """A PyTorch IterableDataset of a synthetic catalogue's batches, shuffled anew every epoch.
+    """A PyTorch IterableDataset of a synthetic catalogue's batches, shuffled anew by set_epoch.
 
     catalogue: opened, or its URI. seed: of the order, with the epoch of set_epoch. share: (number,
     of): this process's share of the objects, such as (rank, world size); shares differ by one

@@ -22,6 +22,7 @@ class JobSettings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
         cli_kebab_case=True,
         cli_implicit_flags=True,

@@ -41,6 +41,9 @@ SETTINGS: Mapping[str, type[JobSettings]] = {
 
 ReadText = Callable[[str], str]
 
+RANGE = {"low", "high", "choices"}
+"""Keys of a range of values that a search tries."""
+
 
 def parse(
     verb: str,
@@ -122,10 +125,11 @@ def _toml(text: str, name: str) -> dict[str, Any]:
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both mappings' settings, section by section; those of `over` win."""
+    """Both mappings' settings, section by section; those of `over` win, a search's range whole."""
     both = {**under, **over}
     for name in under.keys() & over.keys():
-        if isinstance(under[name], dict) and isinstance(over[name], dict):
+        tables = isinstance(under[name], dict) and isinstance(over[name], dict)
+        if tables and not RANGE & over[name].keys():
             both[name] = _merged(under[name], over[name])
     return both
 
@@ -142,9 +146,13 @@ def _in_words(verb: str, error: ValidationError, *, section: str = "") -> str:
         if problem["type"] == "missing":
             lines.append(f"{option} is needed")
         elif problem["type"] == "value_error":
-            # Ours, from a section's own check: "field: wanted ..., got ...".
-            dot = "." if parts else ""
-            lines.append(f"{option}{dot}{problem['ctx']['error']}")
+            # Ours: of a section "field: wanted ..., got ...", of one field "wanted ..., got ...".
+            name, colon, wanted = str(problem["ctx"]["error"]).partition(": ")
+            if colon and name.isidentifier():
+                parts, said = [*parts, name], wanted
+            else:
+                said = str(problem["ctx"]["error"])
+            lines.append(f"--{'.'.join(parts).replace('_', '-')}: {said}")
         else:
             wanted = problem["msg"].removeprefix("Input should be ")
             lines.append(f"{option}: wanted {wanted}, got {problem['input']!r}")

@@ -11,7 +11,10 @@ from avader.recipe import Positive, Recipe
 
 
 class TrainSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds of model_config
-    """Train a model on packed cutouts."""
+    """Train a model on packed cutouts.
+
+    The defaults shown are of what the recipe and its mode leave out.
+    """
 
     data: str
     """Folder URI of packed cutouts."""
@@ -45,6 +48,8 @@ class TuneSettings(ClusterSettings, Recipe):  # type: ignore[misc]  # two kinds 
     trials (the squared error over w is that of a Gaussian of variance w / 2 a pixel), less
     collapse_penalty x log(K / 2 / effective components) where those are below K / 2. Terms outside
     the bound, such as contrast, are not rewarded: a search over their weight would lower it.
+
+    The defaults shown are of what the recipe and its mode leave out.
     """
 
     data: str

@@ -21,8 +21,8 @@ import fsspec
 from avader.io import local, storage
 from avader.io.retry import client_error
 
-CONFLICT = (409, 412)
-"""HTTP states of a condition that does not hold."""
+FAILED, CONFLICT = 412, 409
+"""HTTP states of a condition that does not hold, and of two writers at once: try again."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +89,30 @@ def _put(
         if error.errno == errno.ENOSYS:
             return _look_and_put(fs, path, data, seen)
         gone = seen is not None and isinstance(error, FileNotFoundError)
-        if not (gone or isinstance(error, FileExistsError) or _status(error) in CONFLICT):
+        status = _status(error)
+        if not (gone or isinstance(error, FileExistsError) or status in (FAILED, CONFLICT)):
             raise
         # Refused by our own write, where its answer was lost and it was sent again?
         found = _read(fs, path)
-        return found if found is not None and found.data == data else None
+        if found is not None and found.data == data:
+            return found
+        if status == CONFLICT:
+            raise
+        return None
     return Seen(data, (answer or {}).get("ETag", ""))
 
 
 def _look_and_put(
     fs: fsspec.AbstractFileSystem, path: str, data: bytes, seen: Seen | None
 ) -> Seen | None:
-    if _read(fs, path) != seen:
+    found = _read(fs, path)
+    if found is not None and found.data == data:
+        return found  # our own write, whose answer was lost
+    if found != seen:
         return None
     fs.pipe_file(path, data)
-    return _read(fs, path)
+    found = _read(fs, path)
+    return found if found is not None and found.data == data else None
 
 
 def _rm(fs: fsspec.AbstractFileSystem, path: str, seen: Seen) -> None:

@@ -98,7 +98,8 @@ def unfit(table: pa.Table, wanted: Format) -> dict[str, str]:
     found = {}
     for name in table.column_names:
         text = pa.types.is_string(table[name].type)
-        if not name.isascii() or (text and not records.is_ascii(table[name])):
+        plain = name.isascii() and name.isprintable()
+        if not plain or (text and not records.is_ascii(table[name])):
             found[name] = "FITS holds ASCII text alone"
     return found
 
@@ -106,8 +107,8 @@ def unfit(table: pa.Table, wanted: Format) -> dict[str, str]:
 def write(uri: str, table: pa.Table, about: About, wanted: Format) -> None:
     """Write a settled table (see catalogue/records.py), replacing what was there."""
     if wanted == "csv":
-        storage.write_bytes(sidecar(uri), _readme(table.schema, about).encode())
         storage.write_chunks(uri, _csv_chunks(table))
+        storage.write_bytes(sidecar(uri), _readme(table.schema, about).encode())
         return
     layouts = [records.layout(name, table[name]) for name in table.column_names]
     chunks = {"fits": _fits_chunks, "votable": _votable_chunks}[wanted]

@@ -221,7 +221,8 @@ def _write_skymap(temporary: str, footers: list[Footer]) -> None:
 
 def _deliver(temporary: str, root: str, folder: str) -> Files:
     """Write the files of a temporary folder to where they belong."""
-    for below in ("", paths.DATASET_DIR):
+    # Of S3 not from the collection's root: others' uploads would end, where that is a bucket's.
+    for below in ("", paths.DATASET_DIR) if folder or storage.is_local(root) else ():
         storage.remove_asides(storage.join(root, f"{folder}{below}".rstrip("/")).rstrip("/"))
     written = []
     for file in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):

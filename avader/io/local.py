@@ -2,24 +2,65 @@
 
 import errno
 import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import socket
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """What disks without hard links answer."""
+ASIDE = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)\.[0-9a-f]+\.tmp")
+"""The name of a file aside: the machine and the process that write it."""
+YOUNG = 3600.0
+"""Seconds for which another machine's file aside may still be written."""
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there. Raises OSError where that cannot be seen."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def find(folder: str, enter: Callable[[str], bool] = lambda _: True) -> list[str]:
+    """All files below a folder, those of linked folders too; none where it is absent.
+
+    enter: whether to look into a folder within. Raises OSError where one cannot be listed, which
+    fsspec passes over in silence.
+    """
+    return list(_find(folder, enter, ()))
+
+
+def _find(folder: str, enter: Callable[[str], bool], above: tuple[str, ...]) -> Iterator[str]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    here = (*above, os.path.realpath(folder))
+    for entry in entries:
+        if not entry.is_dir():
+            yield entry.path
+        # A link to a folder that holds it would never end.
+        elif enter(entry.path) and os.path.realpath(entry.path) not in here:
+            yield from _find(entry.path, enter, here)
 
 
 def write(path: str, chunks: Iterable[bytes]) -> None:
     """Write a file aside under a hidden name, sync it, then rename it over what was there."""
     with _aside(path, chunks) as aside:
         os.replace(aside, path)
+        _sync(os.path.dirname(path))
 
 
 def create(path: str, data: bytes) -> bool:
     """Write a file where there is none, seen whole or not at all; False where there is one.
 
-    On a disk without hard links a reader may see it while it is written.
+    On a disk without hard links it is looked for and then written, as conditional.py says.
     """
     with _aside(path, (data,)) as aside:
         try:
@@ -29,7 +70,10 @@ def create(path: str, data: bytes) -> bool:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            return _create_in_place(path, data)
+            if os.path.lexists(path):
+                return False
+            os.replace(aside, path)
+        _sync(os.path.dirname(path))
     return True
 
 
@@ -55,7 +99,8 @@ def _aside(path: str, chunks: Iterable[bytes]) -> Iterator[str]:
     """A synced file of this content beside the path, gone after the block."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    aside = os.path.join(folder, f".{name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    writer = f"{this_machine()}-{os.getpid()}"
+    aside = os.path.join(folder, f".{name}.{writer}.{secrets.token_hex(4)}.tmp")
     try:
         with open(aside, "xb") as file:
             file.writelines(chunks)
@@ -67,23 +112,32 @@ def _aside(path: str, chunks: Iterable[bytes]) -> Iterator[str]:
             os.unlink(aside)
 
 
-def _create_in_place(path: str, data: bytes) -> bool:
-    try:
-        with open(path, "xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True
+def _sync(folder: str) -> None:
+    """Have a folder's new names outlast a loss of power, where its disk can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def remove_asides(folder: str) -> None:
     """Remove the files that killed writers left aside in a folder; those of live ones stay."""
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-        if entry.name.startswith(".") and entry.name.endswith(".tmp") and not _is_alive(entry.name):
-            os.unlink(entry.path)
+        named = ASIDE.fullmatch(entry.name)
+        with suppress(FileNotFoundError):  # another run removes them too
+            if named and not _may_live(named[1], named[2], entry.stat().st_mtime):
+                os.unlink(entry.path)
 
 
-def _is_alive(aside: str) -> bool:
-    """Whether the process that writes this aside file still runs on this machine."""
-    pid = aside.split(".")[-3]
-    return pid.isdigit() and os.path.exists(f"/proc/{pid}")
+def _may_live(machine: str, pid: str, written: float) -> bool:
+    """Whether the writer of a file aside may still be at it."""
+    if machine == this_machine():
+        return os.path.exists(f"/proc/{pid}")
+    return time.time() - written < YOUNG
+
+
+def this_machine() -> str:
+    """This machine, as the names of its files aside say it."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"

@@ -63,8 +63,8 @@ def open_plan(out: str, plan: Plan) -> None:
     """
     uri = storage.join(out, PLAN)
     # Another run may claim it between the look and the writing: what it wrote is not written over.
-    if not check_plan(out, plan) and conditional.create(uri, _plan_bytes(plan)) is None:
-        check_plan(out, plan)
+    while not check_plan(out, plan):
+        conditional.create(uri, _plan_bytes(plan))
 
 
 def check_plan(out: str, plan: Plan) -> bool:

@@ -37,6 +37,8 @@ PART_BYTES = 32 * 2**20
 # Names that one request may remove.
 REMOVE_AT_ONCE = 1_000
 MARKS = ("KeyMarker", "UploadIdMarker")
+NO_LISTING = ("NotImplemented", "MethodNotAllowed")
+"""What servers answer that list no uploads."""
 
 
 def arrow_filesystem() -> arrow.S3FileSystem:
@@ -71,10 +73,19 @@ def glob(fs: Any, path: str) -> list[str]:
     s3fs's own glob leaves out, without a word, folders whose listing fails, and fsspec's isfile
     objects whose look-up does.
     """
-    fixed = re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0]
     matches = re.compile(glob_translate(path)).match
-    names: list[str] = or_absent(lambda: fs.find(fixed), [])
-    return [name for name in names if matches(name)]
+    return [name for name in find(fs, fixed_folder(path)) if matches(name)]
+
+
+def fixed_folder(path: str) -> str:
+    """The folder above the first glob character of a path."""
+    return re.split(r"[*?[]", path, maxsplit=1)[0].rpartition("/")[0]
+
+
+def find(fs: Any, path: str) -> list[str]:
+    """All objects below a folder; none where it is absent."""
+    names: list[str] = or_absent(lambda: list(fs.find(path)), [])
+    return names
 
 
 def open_input(fs: Any, path: str, do: Callable[[Callable[[], Any]], Any]) -> IO[bytes]:
@@ -125,13 +136,18 @@ def abort_uploads(fs: Any, folder: str) -> None:
     """Abort the uploads below a folder that killed writers left, which no reader sees.
 
     A writer that still lives begins its upload again. Where the credentials may not list uploads,
-    they stay until the bucket's own rule ends them.
+    or the server cannot, they stay until the bucket's own rule ends them.
     """
     bucket, key, _ = fs.split_path(folder.rstrip("/") + "/")
-    with suppress(PermissionError):
-        for upload in _uploads(fs, bucket, key):
-            with suppress(FileNotFoundError):
-                fs.call_s3("abort_multipart_upload", Bucket=bucket, **upload)
+    try:
+        uploads = _uploads(fs, bucket, key)
+    except OSError as error:
+        if isinstance(error, PermissionError) or code_of(error) in NO_LISTING:
+            return
+        raise
+    for upload in uploads:
+        with suppress(FileNotFoundError, PermissionError):
+            fs.call_s3("abort_multipart_upload", Bucket=bucket, **upload)
 
 
 def _uploads(fs: Any, bucket: str, prefix: str) -> list[dict[str, str]]:

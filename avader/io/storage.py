@@ -6,9 +6,10 @@ name that is not there, a full disk) is an InputError at once. Local disk is ask
 """
 
 import mmap
+import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 from typing import IO, TypeVar, cast
@@ -18,6 +19,7 @@ import fsspec
 import pyarrow.fs as arrow
 from botocore.exceptions import BotoCoreError, ClientError
 from fsspec.core import split_protocol, url_to_fs
+from fsspec.utils import glob_translate
 
 from avader.errors import InputError, StorageError
 from avader.io import local, s3
@@ -99,6 +101,10 @@ def public_uri(uri: str) -> str:
     """The URI as it may be recorded: without user, password or query."""
     if "://" not in uri:
         return uri
+    if _is_s3(uri):  # where ? and # are letters like others
+        scheme, _, rest = uri.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
     parts = urlsplit(uri)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
@@ -106,7 +112,7 @@ def public_uri(uri: str) -> str:
 def exists(uri: str) -> bool:
     """Whether an object or folder is there."""
     fs, path = filesystem(uri)
-    ask = partial(s3.exists, fs) if _is_s3(uri) else fs.exists
+    ask = local.exists if is_local(uri) else partial(s3.exists, fs)
     return bool(attempt("read", uri, partial(ask, path)))
 
 
@@ -161,17 +167,38 @@ def write_chunks(uri: str, chunks: Iterable[bytes]) -> None:
     """As write_bytes, of an object too large to hold at once, given piece by piece.
 
     In remote storage: collected in a temporary file of this machine, and sent when it is whole.
-    Where making a chunk fails, nothing is written.
+    Where making a chunk fails, nothing is written, and its error comes as it is.
     """
     fs, path = filesystem(uri)
     if is_local(uri):
-        attempt("write", uri, partial(local.write, path, chunks))
+        _write_made("write", uri, chunks, partial(local.write, path))
         return
     with tempfile.TemporaryFile() as spool:
-        attempt("write", tempfile.gettempdir(), partial(spool.writelines, chunks))
+        _write_made("write", tempfile.gettempdir(), chunks, spool.writelines)
         spool.flush()
         with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as data:
             _put(uri, fs, path, data)
+
+
+def _write_made(
+    verb: str, uri: str, chunks: Iterable[bytes], write: Callable[[Iterable[bytes]], None]
+) -> None:
+    """Write chunks as they are made; an error of the making is not the storage's."""
+    failed: list[Exception] = []
+
+    def made() -> Iterator[bytes]:
+        try:
+            yield from chunks
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    try:
+        attempt(verb, uri, partial(write, made()))
+    except InputError:
+        if failed:
+            raise failed[0] from None
+        raise
 
 
 def _put(uri: str, fs: fsspec.AbstractFileSystem, path: str, data: bytes | mmap.mmap) -> None:
@@ -209,7 +236,8 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     suffixes: endings to keep, lower case (".png"); empty keeps all. An absent folder is empty.
     """
     fs, path = filesystem(uri)
-    found: list[str] = attempt("read", uri, lambda: s3.or_absent(lambda: list(fs.find(path)), []))
+    look = partial(local.find, path) if is_local(uri) else partial(s3.find, fs, path)
+    found: list[str] = attempt("read", uri, look)
     root = path.rstrip("/") + "/"
     return [
         _with_scheme(fs, name)
@@ -249,12 +277,23 @@ def sizes(uris: Sequence[str]) -> list[int]:
 def glob_files(pattern: str) -> list[str]:
     """URIs of the objects that match a glob (`*`, `?`, `[..]`, `**`), in order of path."""
     fs, path = filesystem(pattern)
-    names = attempt("read", pattern, partial(s3.glob if _is_s3(pattern) else _glob, fs, path))
-    return [_with_scheme(fs, name) for name in sorted(names)]
+    look = partial(_glob, path) if is_local(pattern) else partial(s3.glob, fs, path)
+    return [_with_scheme(fs, name) for name in sorted(attempt("read", pattern, look))]
 
 
-def _glob(fs: fsspec.AbstractFileSystem, path: str) -> list[str]:
-    return [name for name in fs.glob(path) if fs.isfile(name)]
+def _glob(path: str) -> list[str]:
+    """Files that match a pattern; no folder is looked into that leads to none."""
+    steps = path.split("/")
+    whole = re.compile(glob_translate(path)).match
+    # Of a folder at each depth; below ** there may be a file anywhere.
+    depth = next((n for n, step in enumerate(steps) if "**" in step), len(steps))
+    leading = [re.compile(glob_translate("/".join(steps[: n + 1]))).match for n in range(depth)]
+
+    def leads_on(folder: str) -> bool:
+        n = folder.count("/")
+        return n >= depth if n >= len(leading) else bool(leading[n](folder))
+
+    return [name for name in local.find(s3.fixed_folder(path), leads_on) if whole(name)]
 
 
 def is_glob(uri: str) -> bool:

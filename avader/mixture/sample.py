@@ -115,6 +115,8 @@ def sample(
 ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
     """Objects start .. start + count - 1 of a seed, as `draw` gives them."""
     chosen = () if components is None else tuple(map(int, components))
+    if components is not None and not chosen:
+        raise InputError("components: wanted one at least, got none; leave it out to draw from all")
     wanted = Draw(seed, chosen, variance_scale=variance_scale)
     return draw(mixture, wanted, start=start, count=count)
 

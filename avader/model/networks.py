@@ -129,7 +129,16 @@ def inner_features(network: Network) -> int:
 
 def output_activation(network: Network) -> nn.Module:
     """The last activation."""
-    return nn.ReLU() if network.output == "relu" else nn.Sigmoid()
+    return nn.ReLU() if network.output == "relu" else Sigmoid()
+
+
+class Sigmoid(nn.Sigmoid):
+    """Under autocast in float32: in bfloat16 it is 1 from 6.2 on, and what is 1 learns no more."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
+        """As nn.Sigmoid."""
+        autocast = torch.is_autocast_enabled(input.device.type)
+        return super().forward(input.float() if autocast else input)
 
 
 class Encoder(nn.Module):

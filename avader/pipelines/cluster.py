@@ -17,7 +17,13 @@ import ray
 
 from avader.config import ClusterSettings
 from avader.errors import InputError
-from avader.pipelines.memory import Need, share_arenas, workers_with_room
+from avader.pipelines.memory import (
+    HELPERS,
+    Need,
+    helpers_with_room,
+    share_arenas,
+    workers_with_room,
+)
 from avader.pipelines.progress import say
 
 Device = Literal["cpu", "gpu"]
@@ -29,13 +35,14 @@ class Pool:
     """Worker processes for units of work.
 
     gpus, memory: what each of them holds, the latter in bytes, 0 where it is not counted. apart:
-    whether other processes read and write for them.
+    whether other processes read and write for them; helpers: how many of a stage at once, for each.
     """
 
     workers: int
     gpus: int
     apart: bool = False
     memory: int = 0
+    helpers: int = HELPERS
 
 
 @contextmanager
@@ -72,13 +79,14 @@ def _counted_pool(settings: ClusterSettings, need: Need) -> Pool:
     """The pool, with no more workers than there is memory for; says what each takes."""
     pool = _pool(settings, need.device)
     nodes = [node["Resources"] for node in _alive()]
+    need = replace(need, helpers=helpers_with_room(nodes, need))
     room = workers_with_room(nodes, need)
     slot = need.device.upper()
     lacking = "memory" if room < sum(int(node.get(slot, 0)) for node in nodes) else f"{slot}s"
     fewer = f", of {pool.workers} for want of {lacking}" if room < pool.workers else ""
     workers = min(room, pool.workers)
     say(f"  {workers} worker(s){fewer}; each takes {need}")
-    return replace(pool, workers=workers, memory=need.total)
+    return replace(pool, workers=workers, memory=need.total, helpers=need.helpers)
 
 
 def address_of(settings: ClusterSettings) -> str | None:

@@ -37,7 +37,9 @@ Part = Mapping[str, Any]
 
 def run(settings: CompactSettings) -> None:
     """Compact a folder. Raises InputError for bad input before any work starts."""
-    held = growth.read_whole(storage.absolute(settings.data))
+    data = storage.absolute(settings.data)
+    made = growth.read_increments(data)
+    held = growth.as_one(data, made)
     if held.kind not in KINDS:
         raise InputError(
             f"wanted packed cutouts or a classified catalogue, got a folder of {held.kind} in "
@@ -45,7 +47,7 @@ def run(settings: CompactSettings) -> None:
         )
     limit = settings.rows_per_shard or held.settings.get("rows_per_shard", ROWS_PER_SHARD)
     schema = shards.read_schema(held.uri, held.paths[0])
-    plan = _plan(held, limit, by_sky=PLACE in schema.names)
+    plan = _plan(held, made, limit, by_sky=PLACE in schema.names)
     written = finish_folder(
         plan,
         settings,
@@ -72,11 +74,11 @@ def run(settings: CompactSettings) -> None:
         say(f"compacted {totals['rows']:,} rows, {totals['rejects']:,} rejects into {settings.out}")
 
 
-def _plan(held: Manifest, limit: int, *, by_sky: bool) -> Plan:
+def _plan(held: Manifest, made: Sequence[Manifest], limit: int, *, by_sky: bool) -> Plan:
+    """The plan of a version's increments as one, `held`; made: those increments."""
     units = _by_sky(held, limit) if by_sky else _by_order(held, limit)
     settings = {**held.settings, "compacted": held.digest, "rows_per_shard": limit}
     if "data" in settings:
-        made = growth.read_increments(held.uri)
         settings["data"] = [digest for one in made for digest in growth.data_of(one)]
     own = {"writer": shards.WRITER, "versions": package_versions()}
     return Plan(held.kind, {**settings, **own}, tuple(units))

@@ -76,13 +76,15 @@ class _Renewer:
         while not self.ending.wait(self.lease.every):
             try:
                 if not self.lease.renew():
+                    if self.ending.is_set():
+                        return  # it was released while this asked
                     self.lost = self.lease.lost()
                     self._interrupt()
                     return
                 silent = True
-            except (InputError, StorageError) as error:
+            except Exception as error:  # noqa: BLE001  # without this thread the lease would end
                 if silent:
-                    say(f"  the lease was not renewed: {error}")
+                    say(f"  the lease was not renewed: {error or type(error).__name__}")
                 silent = False
 
     def _interrupt(self) -> None:

@@ -8,7 +8,7 @@ measures them again).
 import ctypes
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,10 @@ WORKER = 576 * MIB
 """A process with Ray, torch and a small model, before its first unit."""
 GPU = 4096 * MIB
 """What CUDA takes of a machine's memory for a process. Assumed."""
-HELPERS, HELPER, HELPER_COPIES = 4, 448 * MIB, 5.0
-"""Processes that read and write for a worker with a GPU, and what each of them takes: besides
-itself the file that was read, the unit as a table, joined to be sent, and twice as Ray's block."""
+HELPERS, HELPER, HELPER_COPIES = 2, 448 * MIB, 5.0
+"""Processes that read for a worker with a GPU, and as many that write, at least; and what each of
+them takes: besides itself the file that was read, the unit as a table, joined to be sent, and twice
+as Ray's block."""
 TEXT = 32
 """Bytes of an id or a name, its place among the others included."""
 
@@ -41,12 +42,14 @@ class Need:
 
     pixels: bytes of its largest unit's pixels, or rows where it has none. copies: times it holds
     them at once, at most. besides: bytes of what it computes with. device: "cpu" or "gpu".
+    helpers: of a GPU's worker, processes that read for it, and as many that write.
     """
 
     pixels: int = 0
     copies: float = 0.0
     besides: int = 0
     device: str = "cpu"
+    helpers: int = HELPERS
 
     @property
     def total(self) -> int:
@@ -54,7 +57,7 @@ class Need:
         worker = WORKER + round(self.copies * self.pixels) + self.besides
         if self.device == "cpu":
             return worker
-        return worker + GPU + HELPERS * (HELPER + round(HELPER_COPIES * self.pixels))
+        return worker + GPU + 2 * self.helpers * (HELPER + round(HELPER_COPIES * self.pixels))
 
     def __str__(self) -> str:
         of = f", for shards of {size(self.pixels)}" if self.pixels else ""
@@ -131,6 +134,24 @@ def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
             "--rows-per-pixel of hats), or a smaller --tile of classify and generate"
         )
     return sum(min(int(node[slot]), room) for node, room in zip(usable, rooms, strict=True))
+
+
+def helpers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
+    """Processes that read for a GPU's worker, and as many that write: one for each of its cores.
+
+    They compress as well, which takes far longer than a GPU does. Fewer where memory would then
+    not do for as many workers. nodes: as workers_with_room takes them.
+    """
+    gpus = [node for node in nodes if need.device != "cpu" and node.get("GPU", 0) >= 1]
+    cores = max((int(node.get("CPU", 0) // node["GPU"]) for node in gpus), default=0)
+    least = workers_with_room(gpus, need) if gpus else 0
+    for helpers in range(cores, HELPERS, -1):
+        more = replace(need, helpers=helpers)
+        if any(node.get("memory", 0) >= more.total for node in gpus) and (
+            workers_with_room(gpus, more) == least
+        ):
+            return helpers
+    return HELPERS
 
 
 def share_arenas() -> None:

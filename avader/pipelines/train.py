@@ -124,7 +124,12 @@ def check(recipe: Recipe, cutouts: Manifest) -> None:
             f"height x width), {uri} holds {bands} x {height} x {width}; set --network.bands and "
             "--network.size, or pack with --preprocessing.bands and --preprocessing.size"
         )
-    training = rows - round(rows * recipe.held_out)
+    held_out = round(rows * recipe.held_out)
+    if recipe.held_out and not held_out:
+        raise InputError(
+            f"--held-out {recipe.held_out} of {rows} images in {uri} is none; give more, or 0"
+        )
+    training = rows - held_out
     if recipe.components > training:
         raise InputError(
             f"wanted at most one component per image, got {recipe.components} components "

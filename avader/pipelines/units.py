@@ -43,8 +43,6 @@ from avader.plan import Plan, Receipt, Unit, ranges
 
 WAVE = 1000
 """Units of one execution of Ray Data: what the driver has submitted at once, or twice that."""
-IO_TASKS = 2
-"""Tasks of a stage that waits for storage, for each worker of the pool."""
 SHOWN = 20
 """Units set aside that are said one by one."""
 PATIENCE = 20.0
@@ -225,7 +223,9 @@ def _flow(
             # No CPUs: they wait for storage, and must not wait for the pool, which may have all.
             blocks = blocks.map_batches(
                 Worker(group, attempts, limit),
-                compute=ray.data.TaskPoolStrategy(size=min(IO_TASKS * pool.workers, len(units))),
+                compute=ray.data.TaskPoolStrategy(
+                    size=min(pool.helpers * pool.workers, len(units))
+                ),
                 num_cpus=0,
                 **options,
             )

@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import s3fs
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error
 
 from avader.errors import InputError
 from avader.io import conditional, storage
@@ -86,6 +88,22 @@ def test_a_disk_without_hard_links(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["object"]
 
 
+def test_a_full_disk_without_hard_links(tmp_path, monkeypatch):
+    """What does not come to its end is not there."""
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(InputError, match="No space"):
+        conditional.create(str(tmp_path / "object"), b"first")
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("uri", ["local"], indirect=True)
 def test_of_ten_one_replaces(uri):
     seen = conditional.create(uri, b"first")
@@ -128,6 +146,26 @@ def test_a_write_sent_twice_is_not_taken_for_anothers(uri, monkeypatch):
 
 
 @pytest.mark.parametrize("uri", ["S3"], indirect=True)
+def test_a_conflict_is_tried_again(uri, monkeypatch):
+    """S3 answers 409 where another write of the name, perhaps our own sent twice, is under way."""
+    once, conflicts = s3fs.S3FileSystem._call_s3, []
+
+    async def conflicting(self, method, *given, **named):
+        if method == "put_object" and not conflicts:
+            conflicts.append(named)
+            answer = {
+                "Error": {"Code": "ConditionalRequestConflict", "Message": "try again"},
+                "ResponseMetadata": {"HTTPStatusCode": 409},
+            }
+            raise translate_boto_error(ClientError(answer, "PutObject"))
+        return await once(self, method, *given, **named)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", conflicting)
+    assert conditional.create(uri, b"first") == conditional.read(uri)
+    assert len(conflicts) == 1
+
+
+@pytest.mark.parametrize("uri", ["S3"], indirect=True)
 def test_a_server_without_conditions(uri, monkeypatch):
     once = s3fs.S3FileSystem._call_s3
 
@@ -142,6 +180,8 @@ def test_a_server_without_conditions(uri, monkeypatch):
     assert conditional.create(uri, b"other") is None
     assert conditional.replace(uri, b"second", first) == conditional.read(uri)
     assert conditional.replace(uri, b"third", first) is None
+    # Sent again, since its answer was lost: what is there is ours.
+    assert conditional.create(uri, b"second") == conditional.read(uri)
 
 
 def test_errors_say_what_to_do(tmp_path, s3_uri):

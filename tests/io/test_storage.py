@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -23,10 +24,13 @@ def test_chunks_make_one_object_whole_or_absent(tmp_path):
 
     def failing():
         yield b"new"
-        raise ZeroDivisionError
+        raise wrong
 
-    with pytest.raises(ZeroDivisionError):
-        storage.write_chunks(uri, failing())
+    # Of the making, not of the storage: whatever they are, they come as they are.
+    for wrong in (ZeroDivisionError(), ValueError("of the table"), OSError("of another file")):
+        with pytest.raises(type(wrong)) as raised:
+            storage.write_chunks(uri, failing())
+        assert raised.value is wrong
     assert storage.read_bytes(uri) == bytes(range(5))
     assert os.listdir(tmp_path / "deep") == ["x.bin"]
     (tmp_path / "file").write_bytes(b"")
@@ -47,6 +51,61 @@ def test_glob(tmp_path):
         storage.write_bytes(str(tmp_path / name), b"x")
     assert storage.glob_files(f"{tmp_path}/*.png") == [f"{tmp_path}/1.png", f"{tmp_path}/2.png"]
     assert len(storage.glob_files(f"{tmp_path}/**/*.png")) == 3
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    for name in ("a/1.png", "closed/2.png"):
+        storage.write_bytes(str(tmp_path / name), b"x")
+    scandir = os.scandir
+
+    def refusing(folder):
+        if str(folder).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    for look in (
+        lambda: storage.list_files(str(tmp_path)),
+        lambda: storage.glob_files(f"{tmp_path}/*/*.png"),
+        lambda: storage.glob_files(f"{tmp_path}/**/*.png"),
+    ):
+        with pytest.raises(InputError, match="closed"):
+            look()
+    # A folder that the pattern does not lead into is none of its business.
+    assert storage.glob_files(f"{tmp_path}/a/*.png") == [f"{tmp_path}/a/1.png"]
+    assert storage.glob_files(f"{tmp_path}/a*/*.png") == [f"{tmp_path}/a/1.png"]
+
+
+def test_linked_folders_are_searched_and_circles_end(tmp_path):
+    storage.write_bytes(str(tmp_path / "elsewhere/1.png"), b"x")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/up").symlink_to(tmp_path / "source")
+    found = [f"{tmp_path}/source/linked/1.png"]
+    assert storage.list_files(str(tmp_path / "source")) == found
+    assert storage.glob_files(f"{tmp_path}/source/**/*.png") == found
+
+
+def test_whether_a_file_exists_is_not_guessed(tmp_path, monkeypatch):
+    assert storage.exists(str(tmp_path))
+    assert not storage.exists(str(tmp_path / "absent"))
+    (tmp_path / "file").touch()
+    assert not storage.exists(str(tmp_path / "file/below"))
+
+    def stale(path):
+        raise OSError(errno.ESTALE, "Stale file handle", path)
+
+    monkeypatch.setattr(os, "stat", stale)
+    with pytest.raises(InputError, match="Stale"):
+        storage.exists(str(tmp_path / "absent"))
+
+
+def test_asides_of_another_machine_stay_while_they_are_young(tmp_path):
+    for name in (".x.0000abcd-1.ff.tmp", ".x.0000abcd-2.ff.tmp", ".tmp", ".mine.tmp"):
+        (tmp_path / name).touch()
+    os.utime(tmp_path / ".x.0000abcd-2.ff.tmp", (0, 0))
+    storage.remove_asides(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == [".mine.tmp", ".tmp", ".x.0000abcd-1.ff.tmp"]
 
 
 def test_a_writer_killed_leaves_nothing_that_a_reader_sees(tmp_path):
@@ -80,6 +139,8 @@ def test_errors_say_what_to_do(tmp_path):
     [
         ("s3://key:secret@bucket/a/b", "s3://bucket/a/b"),
         ("https://host/a?token=1", "https://host/a"),
+        ("s3://key:secret@bucket/run#1/a?b", "s3://bucket/run#1/a?b"),
+        ("s3://bucket", "s3://bucket"),
         ("/plain/path", "/plain/path"),
     ],
 )

@@ -21,6 +21,7 @@ from avader.catalogue.pixels import Pixel
 from avader.cli import main
 from avader.config import HatsSettings, VerifySettings
 from avader.errors import InputError, VerificationError
+from avader.io import local
 from avader.io.manifest import read_manifest
 from avader.pipelines import hats, verify
 from tests.pipelines.test_kill import contents
@@ -233,7 +234,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(catalogue, collection,
         "avader_10arcs/dataset/._metadata",
     ]
     for aside in asides:
-        (begun / f"{aside}.0.aaaa.tmp").touch()
+        (begun / f"{aside}.{local.this_machine()}-0.aaaa.tmp").touch()
     assert contents(begun) != contents(collection)
     assert contents(made(catalogue, begun)) == contents(collection)
     assert contents(made(catalogue, begun)) == contents(collection)

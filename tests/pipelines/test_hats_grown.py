@@ -16,7 +16,7 @@ from avader.catalogue.pixels import Pixel
 from avader.catalogue.tiles import overlapping
 from avader.config import HatsSettings, VerifySettings
 from avader.errors import InputError, VerificationError
-from avader.io import growth
+from avader.io import growth, local
 from avader.pipelines import hats, verify
 from tests.pipelines.test_kill import contents
 from tests.skies import at, grow_sky, numbered, parts_of, patch, write_parts, write_sky
@@ -213,7 +213,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(grown, tmp_path):
     (begun / "avader/dataset/_metadata").write_bytes(before["avader/dataset/_metadata"])
     folder = next(files[0].parent for files in tiles(begun / "avader").values() if files[1:])
     (folder / "000002.parquet").unlink()
-    (folder / ".000002.parquet.0.aaaa.tmp").touch()
+    (folder / f".000002.parquet.{local.this_machine()}-0.aaaa.tmp").touch()
     assert growth.read_whole(str(begun)).totals["rows"] == FIRST
     assert contents(made(catalogue, begun)) == contents(out)
 

@@ -12,7 +12,7 @@ import tomlkit
 
 from avader import cli
 from avader.errors import BusyError
-from avader.io import storage
+from avader.io import local, storage
 from avader.io.lease import LEASE, Lease, this_run
 from avader.pipelines.holding import holding
 from tests.io.test_lease import ELSEWHERE, holder, leave
@@ -156,7 +156,7 @@ def test_finished_by_the_one_that_we_waited_for(tmp_path):
 
 
 def test_what_a_killed_renewal_left_aside_is_removed(tmp_path):
-    (tmp_path / f".{LEASE}.999999999.abcd.tmp").write_bytes(b"{")
+    (tmp_path / f".{LEASE}.{local.this_machine()}-999999999.abcd.tmp").write_bytes(b"{")
     with holding(str(tmp_path), lambda: False):
         assert [path.name for path in tmp_path.iterdir()] == [LEASE]
 

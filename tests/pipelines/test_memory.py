@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from avader.pipelines.memory import (
     SMALL,
     WORKER,
     Need,
+    helpers_with_room,
     joining_need,
     network_bytes,
     packing_need,
@@ -66,6 +68,17 @@ class TestRoom:
         need = Need(pixels=MIB, copies=2, device="gpu")
         assert need.total == WORKER + (4096 + 2) * MIB + 4 * (448 + 5) * MIB
         assert workers_with_room([{"CPU": 16, "GPU": 2, "memory": 2 * need.total}], need) == 2
+
+    def test_helpers_of_gpus(self):
+        """As many as a GPU has cores, unless memory would then not do for as many workers."""
+        need = Need(pixels=10**8, copies=1.0, device="gpu")
+        nodes = [{"CPU": 32, "GPU": 2, "memory": 10**12}, {"CPU": 64, "memory": 10**12}]
+        assert helpers_with_room(nodes, need) == 16
+        nodes[0]["memory"] = 2 * replace(need, helpers=5).total + 1
+        assert helpers_with_room(nodes, need) == 5
+        nodes[0]["memory"] = 2 * need.total
+        assert helpers_with_room(nodes, need) == need.helpers == 2
+        assert helpers_with_room([{"CPU": 8, "memory": 10**12}], Need()) == 2
 
 
 def run(*command: str) -> tuple[str, int]:

@@ -177,7 +177,10 @@ class StreamedImages:
     def _stream(self, errands: list[Errand], function: Function) -> Iterator[Batch]:
         """What a function makes of each errand, in order, some of them ahead."""
         quieten_data()
-        options = ray.data.DataContext.get_current().execution_options
+        context = ray.data.DataContext.get_current()
+        # Else what an errand gives would come in slices where it exceeds 192 MiB.
+        context.target_max_block_size = None
+        options = context.execution_options
         options.preserve_order = True
         options.resource_limits = ray.data.ExecutionResources(
             object_store_memory=AHEAD * self.largest * self.each

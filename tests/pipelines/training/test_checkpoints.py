@@ -3,7 +3,7 @@
 import pytest
 
 from avader.errors import TrainingError
-from avader.io import storage
+from avader.io import local, storage
 from avader.pipelines.training.checkpoints import Checkpoints
 from avader.training.state import TrainingState, fresh_state, is_whole
 from tests.training.tiny import RECIPE
@@ -83,7 +83,7 @@ def test_a_folder_or_a_file_half_written_locally_is_no_checkpoint(tmp_path):
     Checkpoints(str(tmp_path)).save(state_at(2))
     folder = tmp_path / "training/checkpoints"
     (folder / "000003-000000000.state").mkdir()
-    aside = folder / ".000003-000000000.state.999999999.abcdef01.tmp"
+    aside = folder / f".000003-000000000.state.{local.this_machine()}-999999999.abcdef01.tmp"
     aside.write_bytes(b"half")
     assert latest(str(tmp_path)) == ((2, 0), [])
     assert not aside.exists()
