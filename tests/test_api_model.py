@@ -149,6 +149,8 @@ def test_wrong_posteriors_are_refused(model):
 def test_wrong_requests_are_refused(folder, model, tmp_path):
     with pytest.raises(InputError, match="components: wanted distinct numbers from 0 to 3"):
         model.sample(1, 0, components=[4])
+    with pytest.raises(InputError, match="wanted one at least, got none"):
+        model.sample(1, 0, components=[])
     with pytest.raises(InputError, match="wanted a model folder"):
         avader.load_model(str(tmp_path))
     with pytest.raises(InputError, match="precision: wanted float32 or bfloat16"):

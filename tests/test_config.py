@@ -10,6 +10,14 @@ TEXTS = {
 }
 
 
+SEARCHED = """
+[search]
+"optimiser.learning_rate" = { low = 5e-4, high = 5e-3, log = true }
+"optimiser.batch" = { choices = [64, 128, 256] }
+"mixture.components" = { low = 8, high = 20 }
+"""
+
+
 def parsed(verb: str, *arguments: str):
     return parse(verb, arguments, read_text=TEXTS.__getitem__, recipe_text=TEXTS.__getitem__)
 
@@ -51,6 +59,12 @@ def test_lists_and_switches():
         ("simulate", ["--count", "5"], ["--out is needed", "avader simulate --help"]),
         ("simulate", ["--out", "o", "--count", "0"], ["--count: wanted", "got '0'"]),
         ("simulate", ["--config", "bad.toml"], ["wanted TOML in bad.toml"]),
+        ("hats", ["--catalogue", "c", "--out", "o", "--margin", "nan"],
+         ["--margin: wanted a finite number"]),
+        ("generate", ["--model", "m", "--out", "o", "--count", "9", "--psf", "p.fits",
+                      "--psf-fwhm", "2"], ["--psf-fwhm: wanted it or psf, got both"]),
+        ("classify", ["--model", "m", "--data", "d", "--out", "o", "--machine", "g5"],
+         ["--machine: wanted NAME:PRICE:RATE"]),
         ("pack", ["--source", "s", "--out", "o", "--preprocessing.bands", "0,1",
                   "--preprocessing.weights", "1"],
          ["--preprocessing.weights: wanted one per kept band"]),
@@ -90,6 +104,17 @@ def test_bad_settings_are_told_in_words(verb, arguments, words):
         parsed(verb, *arguments)
     for word in words:
         assert word in str(error.value)
+
+
+def test_a_range_of_a_search_replaces_the_recipes():
+    """Whole: a recipe's choices, or its log, would else be joined with what is given."""
+    given = '[search]\n"optimiser.batch" = {low = 32, high = 256}\n'
+    given += '"optimiser.learning_rate" = {low = 0.001, high = 0.002}\n'
+    arguments = ["--data", "d", "--out", "o", "--config", "c.toml"]
+    settings = parse("tune", arguments, read_text=lambda _: given, recipe_text=lambda _: SEARCHED)
+    assert settings.search["optimiser.batch"].choices == ()
+    assert not settings.search["optimiser.learning_rate"].log
+    assert settings.search["mixture.components"].low == 8
 
 
 def test_unknown_option_ends_with_code_2(capsys):

@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from avader.errors import InputError
-from avader.model.networks import LegacyUpsample, bilinear, down_block, inner_features, up_block
+from avader.model.networks import (
+    LegacyUpsample,
+    bilinear,
+    down_block,
+    inner_features,
+    output_activation,
+    up_block,
+)
 from avader.model.vade import VaDE
 from avader.recipe import PUBLISHED_NETWORK, Network
 from tests.model import keras_layout
@@ -162,3 +170,15 @@ def test_weights_begin_as_keras_begins_them(model):
     assert dense.weight.abs().max() <= bound
     assert dense.weight.std().item() == pytest.approx(bound / np.sqrt(3), rel=0.1)
     assert dense.bias.abs().max() == 0
+
+
+def test_a_saturated_pixel_still_learns_under_autocast():
+    """In bfloat16 the sigmoid of 8 would be 1, where the cross-entropy has no gradient."""
+    last = output_activation(NETWORK.model_copy(update={"output": "sigmoid"}))
+    logit = torch.full((1,), 8.0, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        pixel = last(logit)
+    assert pixel.dtype == torch.float32
+    functional.binary_cross_entropy(pixel, torch.zeros(1)).backward()
+    assert float(logit.grad) == pytest.approx(1, rel=1e-2)
+    assert last(logit).dtype == torch.bfloat16

@@ -119,5 +119,5 @@ def test_an_address_that_fails_is_a_line_without_its_secret(written, lines, serv
 
 def test_an_address_that_is_none():
     given = ["--model", "m", "--data", "d", "--out", "o", "--summary-url", "hook"]
-    with pytest.raises(InputError, match=r"summary-url.*wanted http://\.\.\. or https"):
+    with pytest.raises(InputError, match=r"^--summary-url: wanted http://\.\.\. or https"):
         config.parse("classify", given, read_text=str, recipe_text=str)

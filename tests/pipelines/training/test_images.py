@@ -93,6 +93,19 @@ def test_streamed_images_are_those_in_memory(data, masked, ray_session, tmp_path
                 assert one.masks is None
 
 
+@pytest.mark.long
+def test_a_shard_larger_than_a_block_of_ray_is_streamed_whole(ray_session, tmp_path):
+    """Of 210 MB: Ray Data would cut what is read of it."""
+    pixels = np.zeros((200, 1, 1024, 1024), np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(200)
+    cutouts = manifest.read_manifest(write_packed(tmp_path / "packed", pixels, per_shard=200))
+    rows = np.array([1, 100, 199])
+    streamed = StreamedImages(cutouts, RECIPE, limit=10**10, world=1)
+    assert [part.pixels[0, 0, 0, 0] for part in streamed.some(rows, 1)] == rows.tolist()
+    every = np.concatenate([p.pixels[:, 0, 0, 0] for p in streamed.some(np.arange(200), 100)])
+    np.testing.assert_array_equal(every, np.arange(200))
+
+
 def test_a_streamed_training_goes_on_in_mid_epoch(data, ray_session):
     """Bit for bit as in memory, and without reading again the shards that are done."""
     cutouts = manifest.read_manifest(data)
