@@ -10,6 +10,8 @@ On this machine, the same: `avader hats ...`. Every option: `--help`.
 
 import sys
 
+sys.path.pop(0)  # this folder, whose hats.py would be taken for the library of that name
+
 from avader.cli import run_verb
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import copy
 import gzip
+import importlib.util
 import json
 import os
 import re
@@ -113,6 +114,16 @@ def test_a_wrong_type_is_refused(validators):
     document = load(CONFIGS / "kuberay" / "classify.yaml")
     document["spec"]["backoffLimit"] = "two"
     assert not validators["RayJob"].is_valid(document)
+
+
+def test_no_job_stands_in_a_librarys_way():
+    """Python looks for modules beside the file that it runs: jobs/hats.py is not the library."""
+    names = {path.stem for path in (ROOT / "jobs").glob("*.py")}
+    assert {name for name in names if importlib.util.find_spec(name)} == {"hats"}
+    job = [sys.executable, "jobs/hats.py", "--catalogue", "absent", "--out", "absent too"]
+    ended = subprocess.run(job, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "wanted a finished folder" in ended.stderr
 
 
 def test_every_verb_has_its_rayjob():
@@ -287,7 +298,7 @@ def test_slurm_starts_ray_on_every_node_with_one_token(slurm):
     token, command = done.stdout.splitlines()
     assert token == "token 64"
     assert shlex.split(command) == [
-        *("--nodes=2", "--ntasks-per-node=1", "ray", "symmetric-run"),
+        *("--nodes=2", "--ntasks-per-node=1", "--cpu-bind=none", "ray", "symmetric-run"),
         *("--address", "node07:24567", "--min-nodes", "2", "--disable-usage-stats"),
         *("--", "env", "RAY_ADDRESS=node07:24567", "python", "-u", "jobs/import_published.py"),
         *("--out", "/project/a folder"),

@@ -70,7 +70,7 @@ class UnitSettings(ClusterSettings):
 
     out: str
     """Folder URI of what is made."""
-    stall_limit: float = Field(1800.0, gt=0)
+    stall_limit: float = Field(1800.0, gt=0, le=10**8)
     """Seconds that a unit may take in one of its stages, or from one request to a survey service
     to the next: then its worker is ended and the unit tried again. A unit that fails three times
     is set aside, and the run ends with exit code 3. By default twice AVADER_STORAGE_SECONDS, where

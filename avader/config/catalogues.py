@@ -45,7 +45,7 @@ class ClassifySettings(InferenceSettings):
     data: str
     """Folder URI of packed cutouts."""
     batch: Positive = 64
-    """Images a worker reads into memory at once, on GPUs at least four tiles; changes no number."""
+    """Images that the model is given at once, on GPUs at least four tiles; changes no number."""
     reconstruction: bool = True
     """Decode again for reconstruction_error; --no-reconstruction leaves it null, saves time."""
     stability: bool = False

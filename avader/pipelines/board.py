@@ -61,7 +61,9 @@ class Board:
     def __init__(self, kind: type[Lines] = Lines) -> None:
         """kind: what the actor is, for more to be known on the board than lines."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.actor = ray.remote(num_cpus=0, scheduling_strategy=here)(kind).remote()
+        # One that ends, for want of memory perhaps, begins again: work waits for its answers.
+        lasting = {"max_restarts": -1, "max_task_retries": -1}
+        self.actor = ray.remote(num_cpus=0, scheduling_strategy=here, **lasting)(kind).remote()
         self.notices = Notices(self.actor)
 
     def say_all(self) -> str | None:

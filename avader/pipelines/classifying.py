@@ -22,7 +22,7 @@ from avader.io.models import ModelFiles
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.dry_run import OVERLAPPED, Trial, trial_rows
 from avader.pipelines.emulated import say_emulated
-from avader.pipelines.matching import preparation
+from avader.pipelines.matching import check_model, preparation
 from avader.pipelines.memory import (
     Need,
     file_bytes,
@@ -61,7 +61,7 @@ def classify(
         f"with model {model.digest[:12]}",
         prepare=lambda: [
             Stage("read", partial(partial, _read, data.uri, _preparing(data, model))),
-            Stage("classify", partial(ClassifyUnit, settings), pooled=True),
+            Stage("classify", partial(ClassifyUnit, settings, model.digest), pooled=True),
         ],
         trial=Trial(
             data.totals["rows"],
@@ -150,9 +150,13 @@ def _read(uri: str, prepare: Callable[[pa.Table], Read], unit: Unit, _: None) ->
 
 @dataclass
 class ClassifyUnit:
-    """Classifies one shard after another with a model held in this process."""
+    """Classifies one shard after another with a model held in this process.
+
+    digest: of the model that is wanted, where another one may have taken its place.
+    """
 
     settings: ClassifySettings
+    digest: str | None = None
     model: Model = field(init=False)
     low_likelihood: float = field(init=False)
 
@@ -164,6 +168,7 @@ class ClassifyUnit:
             precision=self.settings.precision,
             tile=self.settings.tile,
         )
+        check_model(self.model.digest, self.digest)
         self.low_likelihood = self.model.config["low_likelihood"]
 
     def __call__(self, unit: Unit, read: Read) -> UnitRows:

@@ -13,6 +13,7 @@ import requests
 
 from avader import __version__
 from avader.catalogue.drift import COLUMNS, Tally, drift, tally, warnings
+from avader.errors import InputError, StorageError
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
@@ -23,8 +24,15 @@ SECONDS = 30
 
 
 def close(written: Manifest, model: ModelFiles, *, out: str, address: str | None) -> None:
-    """Say the summary of a finished catalogue, and post it where an address is given."""
-    told = summary(written, model)
+    """Say the summary of a finished catalogue, and post it where an address is given.
+
+    What storage refuses is said: the catalogue is there, and its increments may go on.
+    """
+    try:
+        told = summary(written, model)
+    except (InputError, StorageError) as error:
+        say(f"classified into {out}; its summary could not be made: {error}")
+        return
     shares = " ".join(f"{count:,}" for count in told["occupancy"])
     lines = [
         f"classified {told['rows']:,} cutouts ({told['rejects']:,} rejects) into {out}",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ray.exceptions import RayTaskError
 
 from avader.catalogue.repeats import Digests, id_digests
-from avader.errors import InputError
+from avader.errors import InputError, StorageError
 from avader.io import shards, storage
 from avader.io.manifest import Manifest
 from avader.io.spool import IdSpool
@@ -56,7 +56,10 @@ def find_duplicates(units: Sequence[Unit], earlier: Sequence[Manifest] = ()) -> 
         while waiting:
             try:
                 digests, rows = ray.get(waiting.popleft())
-            except InputError as error:  # ids that cannot be read, wrapped in Ray's words
+            except (
+                InputError,
+                StorageError,
+            ) as error:  # ids that cannot be read, wrapped in Ray's words
                 raise _cause(error) from error
             spool.add(digests)
             counts.append(rows)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from avader.errors import InputError
+from avader.errors import HaltError, InputError
 from avader.io import storage
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
@@ -21,6 +21,18 @@ def preparation(data: Manifest, model: ModelFiles) -> Preprocessing:
         return packed
     own = packed.model_dump(include={"extensions", "source_mask"})
     return Preprocessing(**{**model.config["preprocessing"], **own})
+
+
+def check_model(got: str, wanted: str | None) -> None:
+    """Raise HaltError where a model's digest is not the one that the run began with.
+
+    wanted: None where any will do.
+    """
+    if wanted not in (None, got):
+        raise HaltError(
+            f"wanted model {str(wanted)[:12]}, with which this run began, got {got[:12]}: "
+            "put the first one back and repeat the command, or take another --out"
+        )
 
 
 def check_match(

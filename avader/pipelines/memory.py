@@ -82,8 +82,8 @@ def network_bytes(network: Mapping[str, Any], *, tile: int, device: str = "cpu")
     return 0 if device == "gpu" else tile * Network.model_validate(network).image_memory
 
 
-def packing_need(plan: Plan, *, stored: int) -> Need:
-    """What a worker takes that packs; stored: bytes of an image as stored.
+def packing_need(plan: Plan, *, stored: int, objects: int) -> Need:
+    """What a worker takes that packs so many objects; stored: bytes of an image as stored.
 
     Images one by one, as one array, in order, and as the file with its encoding; and the images as
     they came, which are taken to be no larger.
@@ -91,7 +91,7 @@ def packing_need(plan: Plan, *, stored: int) -> Need:
     usual = plan.settings["rows_per_shard"]
     # A pixel that is there already, or cannot be cut further, may have more than was asked for.
     most = max((unit.inputs.get("count", usual) for unit in plan.units), default=usual)
-    return Need(pixels=stored * most, copies=7.0)
+    return Need(pixels=stored * min(most, objects), copies=7.0)
 
 
 def joining_need(schema: pa.Schema, units: Iterable[Unit], *, stored: int = 0) -> Need:
@@ -125,6 +125,11 @@ def workers_with_room(nodes: Iterable[Mapping[str, float]], need: Need) -> int:
     """
     slot = "CPU" if need.device == "cpu" else "GPU"
     usable = [node for node in nodes if node.get(slot, 0) >= 1]
+    if not usable:
+        raise InputError(
+            f"wanted a machine with {slot}s for the workers, got none yet: wait for the cluster's "
+            "machines to join it (`ray status`), or look why they don't"
+        )
     rooms = [math.floor(node.get("memory", 0) / need.total) for node in usable]
     if not any(rooms):
         most = max((round(node.get("memory", 0)) for node in usable), default=0)

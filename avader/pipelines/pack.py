@@ -87,7 +87,7 @@ def run(settings: PackSettings) -> None:
         trial=_trial(settings, source, plan.units, service, worker),
         progress=Progress("packed", None, noun="cutouts"),
         provenance=provenance(),
-        need=packing_need(plan, stored=stored),
+        need=packing_need(plan, stored=stored, objects=source.objects),
     )
     if not settings.dry_run:
         growth.publish(increment.root, increment.number)

@@ -15,7 +15,8 @@ class Progress:
     """Counts objects and says rate, share done, rejects and time left.
 
     verb: "packed"; total: objects in all, or None where not known; done: objects counted by an
-    earlier run, left out of the rate. A line is said at most every `every` seconds.
+    earlier run, left out of the rate; workers: that give results side by side. A line is said at
+    most every `every` seconds.
     """
 
     def __init__(
@@ -23,16 +24,18 @@ class Progress:
     ) -> None:
         self.verb, self.total, self.noun, self.every = verb, total, noun, every
         self.before = self.done = done
-        self.rejects = 0
+        self.rejects = self.results = 0
+        self.workers = 1
         self.said = self.first = time.monotonic()
         self.warm = self.done
 
     def add(self, objects: int, rejects: int = 0) -> None:
         """Count objects that are finished, and how many of them were refused."""
         now = time.monotonic()
-        if self.done == self.before:
-            self.first, self.warm = now, self.done + objects
         self.done += objects
+        self.results += 1
+        if self.results <= self.workers:
+            self.first, self.warm = now, self.done
         self.rejects += rejects
         if now - self.said >= self.every:
             self.said = now
@@ -40,9 +43,9 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Objects per second since the first came back, so that workers' start is left out.
+        """Objects per second since each worker gave a first result: their start is left out.
 
-        0 before there is a second result.
+        0 before there is another result.
         """
         return (self.done - self.warm) / max(time.monotonic() - self.first, 1e-9)
 

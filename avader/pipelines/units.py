@@ -128,9 +128,11 @@ def finish_units(
     receipts = {r.unit: r for r in shards.read_receipts(out, _named(plan, done))}
     if receipts:
         progress.before = progress.done = sum(receipt.rows_in for receipt in receipts.values())
+        progress.rejects = sum(receipt.rejects for receipt in receipts.values())
         say(f"  going on: {len(receipts):,} of {len(plan.units):,} units were done before")
     aside: list[Outcome] = []
     if remaining:
+        progress.workers = min(pool.workers, len(remaining))
         board, counters = Board(Attempts), Counters(plan.kind)
         flow = partial(_flow, stages=stages, pool=pool, attempts=board.actor, limit=limit)
         with without_known_noise(), reading(board):

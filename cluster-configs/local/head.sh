@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A Ray head on this machine alone, to try what a cluster will do.
 #
+#   source .venv/bin/activate                    # where `ray` is; in the other terminal too
 #   cluster-configs/local/head.sh                # stays in the foreground; Ctrl-C ends it
 #   cluster-configs/local/head.sh --num-cpus 4   # any option of `ray start --head`
 #

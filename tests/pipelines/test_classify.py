@@ -9,13 +9,15 @@ from scipy import stats
 
 import avader
 from avader.catalogue.columns import Flag
-from avader.config import ClassifySettings, PackSettings, VerifySettings
-from avader.errors import InputError, UnfinishedError
+from avader.config import ClassifySettings, GenerateSettings, PackSettings, VerifySettings
+from avader.errors import HaltError, InputError, UnfinishedError
 from avader.io.manifest import read_manifest
 from avader.io.models import write_model
 from avader.mixture.gaussian import responsibilities
+from avader.mixture.sample import Draw
 from avader.model.files import model_config, model_tensors
 from avader.pipelines import classify, classifying, matching, pack, verify
+from avader.pipelines.drawing.worker import DrawUnit
 from avader.plan import Unit
 from avader.recipe import Network, Preprocessing
 from tests.tiny import PREPROCESSING, tiny_vade, write_table, write_tiny_model
@@ -166,6 +168,16 @@ def test_workers_in_another_folder_find_the_model(model, data, tmp_path, monkeyp
     monkeypatch.chdir("/")
     worker = classifying.ClassifyUnit(begun[0])
     assert worker.model.digest == avader.load_model(model).digest
+
+
+def test_another_model_in_its_place_ends_the_run(model):
+    """Rows of two models under one digest would be found by nobody."""
+    settings = ClassifySettings(model=model, data="data", out="out")
+    classifying.ClassifyUnit(settings, avader.load_model(model).digest)
+    with pytest.raises(HaltError, match="wanted model 0123, with which this run began, got "):
+        classifying.ClassifyUnit(settings, "0123")
+    with pytest.raises(HaltError, match="wanted model 0123"):
+        DrawUnit(GenerateSettings(model=model, out="out", count=1), Draw(seed=0), digest="0123")
 
 
 def test_encodings_that_are_not_finite_are_rejects(model, data, tmp_path, monkeypatch):

@@ -10,10 +10,11 @@ import pytest
 
 from avader import config
 from avader.catalogue.rows import Reject
-from avader.errors import InputError
+from avader.errors import InputError, StorageError
 from avader.images.checks import Reason
 from avader.io.manifest import read_manifest
 from avader.io.models import ModelFiles
+from avader.pipelines import closing
 from avader.pipelines.closing import close, summary
 from tests.catalogues import COMPONENTS, classified, write_folder
 
@@ -115,6 +116,19 @@ def test_an_address_that_fails_is_a_line_without_its_secret(written, lines, serv
     assert len(posted) == 1
     where = address.partition("?")[0]
     assert lines()[-1] == (f"  the summary was not taken by {where}: HTTPError; all else is done")
+
+
+def test_a_summary_that_storage_refuses_is_a_line(written, lines, monkeypatch):
+    """The catalogue is there: its increments go on."""
+
+    def fails(*_):
+        raise StorageError("cannot read s3://sky/part")
+
+    monkeypatch.setattr(closing, "summary", fails)
+    close(written, model(), out="catalogue", address=None)
+    assert lines() == [
+        "classified into catalogue; its summary could not be made: cannot read s3://sky/part"
+    ]
 
 
 def test_an_address_that_is_none():

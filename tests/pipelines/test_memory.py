@@ -69,6 +69,11 @@ class TestRoom:
         assert need.total == WORKER + (4096 + 2) * MIB + 4 * (448 + 5) * MIB
         assert workers_with_room([{"CPU": 16, "GPU": 2, "memory": 2 * need.total}], need) == 2
 
+    def test_machines_that_have_not_joined_yet(self):
+        """The head of a cluster has memory and no CPUs."""
+        with pytest.raises(InputError, match="wanted a machine with CPUs for the workers"):
+            workers_with_room([{"memory": 10**12}], SMALL)
+
     def test_helpers_of_gpus(self):
         """As many as a GPU has cores, unless memory would then not do for as many workers."""
         need = Need(pixels=10**8, copies=1.0, device="gpu")
@@ -313,9 +318,10 @@ print(peak_memory() - before, network_bytes(PUBLISHED_NETWORK.model_dump(), tile
 def test_a_pixel_that_was_there_may_have_more_than_was_asked_for():
     units = tuple(Unit(name, {"count": count}) for name, count in (("a", 40), ("b", 5000)))
     plan = Plan("cutouts", {"rows_per_shard": 1000}, units)
-    assert packing_need(plan, stored=16).pixels == 5000 * 16
+    assert packing_need(plan, stored=16, objects=10**6).pixels == 5000 * 16
     files = Plan("cutouts", plan.settings, (Unit("a", {"paths": []}),))
-    assert packing_need(files, stored=16).pixels == 1000 * 16
+    assert packing_need(files, stored=16, objects=10**6).pixels == 1000 * 16
+    assert packing_need(files, stored=16, objects=200).pixels == 200 * 16
 
 
 @pytest.mark.long

@@ -25,6 +25,18 @@ def test_rate_and_time_left_leave_out_what_was_done_before_and_the_start(clock):
     assert counted.line() == "classified 1,000 of 1,000 images, 25.0 a second, 3 rejects"
 
 
+def test_workers_in_step_are_not_faster_than_they_are(clock):
+    """Two that take 10 s for 100 objects each: 20 a second from the second round on."""
+    counted = Progress("classified", 1000)
+    counted.workers = 2
+    for _ in range(3):
+        clock[0] += 10
+        counted.add(100)
+        clock[0] += 0.01
+        counted.add(100)
+    assert counted.rate == pytest.approx(20, rel=0.01)
+
+
 def test_a_line_now_and_then(clock, caplog):
     caplog.set_level("INFO", logger="avader")
     counted = Progress("packed", None, noun="cutouts", every=5)

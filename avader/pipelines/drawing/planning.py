@@ -108,7 +108,13 @@ class SkyRun:
         """Of every unit, before it is written."""
         seen = self.observing
         worker = partial(
-            DrawUnit, self.settings, self.draw, seen.psf, seen.spectrum, self.placing.digest
+            DrawUnit,
+            self.settings,
+            self.draw,
+            seen.psf,
+            seen.spectrum,
+            self.placing.digest,
+            self.plan.settings["model"],
         )
         stages = [Stage("draw", worker, pooled=True)]
         if self.settings.store == "encoded":

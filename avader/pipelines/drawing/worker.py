@@ -12,11 +12,12 @@ from avader.catalogue import rows, schema
 from avader.catalogue.columns import FILE_TYPE, POSITION_NAMES
 from avader.catalogue.pixels import named_pixel
 from avader.config import GenerateSettings
-from avader.errors import InputError
+from avader.errors import HaltError
 from avader.images.encode import encode_image
 from avader.mixture.sample import Draw
 from avader.pipelines.cluster import TORCH_DEVICE
 from avader.pipelines.drawing.placing import Placing, placing_of
+from avader.pipelines.matching import check_model
 from avader.pipelines.memory import keep_freed_memory
 from avader.pipelines.stages import UnitRows
 from avader.plan import Unit, ranges
@@ -33,6 +34,7 @@ class DrawUnit:
     """Draws one range of objects after another with a model held in this process.
 
     psf, spectrum: as Model.sky takes them. region: digest of the region, None without one.
+    digest: of the model that is wanted, where another one may have taken its place.
     """
 
     settings: GenerateSettings
@@ -40,6 +42,7 @@ class DrawUnit:
     psf: Kernel | None = None
     spectrum: NDArray[np.float32] | None = None
     region: str | None = None
+    digest: str | None = None
     sky: SyntheticSky = field(init=False)
     placing: Placing = field(init=False)
 
@@ -51,6 +54,7 @@ class DrawUnit:
             precision=self.settings.precision,
             tile=self.settings.tile,
         )
+        check_model(model.digest, self.digest)
         self.sky = model.sky(
             self.draw,
             orientation=self.settings.orientation,
@@ -59,7 +63,7 @@ class DrawUnit:
         )
         self.placing = placing_of(self.settings)
         if self.placing.digest != self.region:
-            raise InputError("wanted the region as it was when the run began, got another one")
+            raise HaltError("wanted the region as it was when the run began, got another one")
 
     def __call__(self, unit: Unit, _: None) -> UnitRows:
         """Draw the objects of a unit, and decode them where images are stored."""
