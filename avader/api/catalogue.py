@@ -120,7 +120,7 @@ class Catalogue:
         return pixels
 
     def _picked(self, wanted: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-        """These rows, in the order given, read part by part, so that no other part is.
+        """These rows, in the order given; of parts and row groups without them nothing is read.
 
         Of a synthetic catalogue rows are named by their index.
         """
@@ -130,14 +130,13 @@ class Catalogue:
         tables, places = [self.dataset.schema.empty_table().select(names)], [wanted[:0]]
         for owner in np.unique(owners):
             at = np.flatnonzero(owners == owner)
-            asked = [*names, "index"] if on_sky and "index" not in names else names
-            part = shards.read_part(self.manifest.uri, self.manifest.paths[owner], asked)
+            place = self.manifest.uri, self.manifest.paths[owner]
             within = wanted[at] - starts[owner]
             if on_sky:  # rows are in the order of their positions
-                index = part["index"].to_numpy()
+                index = shards.read_part(*place, ["index"])["index"].to_numpy()
                 order = np.argsort(index)
                 within = order[np.searchsorted(index, wanted[at], sorter=order)]
-            tables.append(part.select(names).take(pa.array(within)))
+            tables.append(shards.take_rows(*place, within, names))
             places.append(at)
         back = np.argsort(np.concatenate(places))
         return pa.concat_tables(tables).take(pa.array(back))

@@ -150,6 +150,23 @@ def read_group(uri: str, path: str, group: int, columns: Sequence[str]) -> pa.Ta
         return pa.Table.from_batches(_batches(parquet, columns, [group]))
 
 
+def take_rows(
+    uri: str, path: str, rows: NDArray[np.integer[Any]], columns: Sequence[str]
+) -> pa.Table:
+    """Rows of a part, from 0, one or more in the order given; no row group without them is read."""
+    with storage.open_input(storage.join(uri, path)) as file:
+        parquet = pq.ParquetFile(file, pre_buffer=False)
+        counts = [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)]
+        wanted, back = np.unique(rows, return_inverse=True)
+        tables, start = [], 0
+        for group, count in enumerate(counts):
+            mask = np.isin(np.arange(start, start + count), wanted)
+            start += count
+            if mask.any():
+                tables.append(_filtered(parquet, group, mask, columns))
+        return pa.concat_tables(tables).take(pa.array(back))
+
+
 def read_parts(uri: str, paths: Sequence[str], columns: Sequence[str]) -> Iterator[pa.Table]:
     """Columns of parts, in order, of several at once: one of a far storage is many small
     requests."""

@@ -255,3 +255,21 @@ def test_rows_of_large_images_are_selected_some_at_a_time(tmp_path, monkeypatch)
     decoded.clear()
     assert shards.read_group(str(tmp_path), "x.parquet", 2, ["image"]).num_rows == 10
     assert max(decoded) < 10
+
+
+def test_rows_are_taken_by_row_groups(tmp_path, monkeypatch):
+    """In the order given, repeats too; groups without them are not read."""
+    table = pa.table({"x": np.arange(100), "y": np.arange(100) * 2})
+    data = shards.parquet_bytes(table, {**shards.WRITER, "row_group_size": 30})
+    (tmp_path / "x.parquet").write_bytes(data)
+    read, filtered = [], shards._filtered
+
+    def watched(file, group, *of):
+        read.append(group)
+        return filtered(file, group, *of)
+
+    monkeypatch.setattr(shards, "_filtered", watched)
+    rows_ = np.array([95, 0, 29, 95, 30])
+    taken = shards.take_rows(str(tmp_path), "x.parquet", rows_, ["y", "x"])
+    assert taken.to_pydict() == {"y": (rows_ * 2).tolist(), "x": rows_.tolist()}
+    assert read == [0, 1, 3]

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.coordinates import SkyCoord
+from astropy.io import fits
 from astropy.table import Table
 from cdshealpix.nested import lonlat_to_healpix
 
@@ -117,6 +118,23 @@ def test_a_moc_and_a_file_that_is_none(model, tmp_path):
     with pytest.raises(InputError, match="wanted a region of the sky in ICRS"):
         drawn(model, tmp_path / "d", cone=(), region=str(moc))
     assert not (tmp_path / "d").exists()
+
+
+def test_a_map_of_densities(model, tmp_path):
+    """Three objects in one pixel of order 3 for each in another, none elsewhere."""
+    values = np.zeros(768)
+    values[[100, 500]] = 1.0, 3.0
+    columns = [fits.Column("DENSITY", "D", array=values)]
+    made = fits.BinTableHDU.from_columns(columns)
+    made.header.update(PIXTYPE="HEALPIX", ORDERING="NESTED", NSIDE=8, COORDSYS="C")
+    made.writeto(tmp_path / "map.fits")
+    catalogue = drawn(
+        model, tmp_path / "c", count=400, store="recipe", cone=(), region=str(tmp_path / "map.fits")
+    )
+    cells = catalogue.to_arrow()["_healpix_29"].to_numpy() >> 2 * 26
+    found = dict(zip(*np.unique(cells, return_counts=True), strict=True))
+    assert set(found) == {100, 500}
+    assert abs(found[500] - 300) < 5 * np.sqrt(400 * 0.75 * 0.25)
 
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.Pandas4Warning")
