@@ -45,7 +45,7 @@ from avader.io.models import read_model
 from avader.pipelines import classify, pack
 from avader.pipelines.cluster import Pool, quieten_data
 from avader.pipelines.duplicates import find_duplicates
-from avader.pipelines.memory import share_arenas
+from avader.pipelines.memory import keep_freed_memory, share_arenas
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows, write_stage
 from avader.pipelines.units import finish_units
@@ -277,6 +277,7 @@ def _bare(model: str, images: str, start: int, stop: int) -> None:
 @cache
 def _loaded(model: str, images: str) -> tuple[Model, np.ndarray]:
     torch.set_num_threads(1)
+    keep_freed_memory()  # as workers do
     return avader.load_model(model), np.load(images, mmap_mode="r")
 
 

@@ -42,6 +42,11 @@ def test_quick(script):
     assert time.monotonic() - began < 600  # 60 s on a quiet machine; others run beside it here
 
 
+def test_the_gpu_script_needs_no_ray():
+    code = "import sys; sys.modules['ray'] = None; import benchmarks.gpu"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_a_finished_run_is_kept_until_its_settings_change(tmp_path):
     runs = []
 
