@@ -236,7 +236,7 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
     suffixes: endings to keep, lower case (".png"); empty keeps all. An absent folder is empty.
     """
     fs, path = filesystem(uri)
-    look = partial(local.find, path) if is_local(uri) else partial(s3.find, fs, path)
+    look = partial(local.find, path, _is_shown) if is_local(uri) else partial(s3.find, fs, path)
     found: list[str] = attempt("read", uri, look)
     root = path.rstrip("/") + "/"
     return [
@@ -246,6 +246,10 @@ def list_files(uri: str, suffixes: Sequence[str] = ()) -> list[str]:
         and not any(part.startswith(".") for part in PurePosixPath(name[len(root) :]).parts)
         and (not suffixes or name.lower().endswith(tuple(suffixes)))
     ]
+
+
+def _is_shown(folder: str) -> bool:
+    return not PurePosixPath(folder).name.startswith(".")
 
 
 def list_below(uri: str, folder: str) -> list[str]:

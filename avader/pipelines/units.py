@@ -222,7 +222,7 @@ def _flow(
                 **options,
             )
         else:
-            # No CPUs: they wait for storage, and must not wait for the pool, which may have all.
+            # No CPUs: they must not wait for the pool, which may have all.
             blocks = blocks.map_batches(
                 Worker(group, attempts, limit),
                 compute=ray.data.TaskPoolStrategy(

@@ -71,7 +71,9 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match="closed"):
             look()
-    # A folder that the pattern does not lead into is none of its business.
+    # A hidden folder, or one that the pattern does not lead into, is none of its business.
+    (tmp_path / "closed").rename(tmp_path / ".closed")
+    assert storage.list_files(str(tmp_path)) == [f"{tmp_path}/a/1.png"]
     assert storage.glob_files(f"{tmp_path}/a/*.png") == [f"{tmp_path}/a/1.png"]
     assert storage.glob_files(f"{tmp_path}/a*/*.png") == [f"{tmp_path}/a/1.png"]
 
