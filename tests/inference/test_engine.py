@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from avader.errors import InputError
 from avader.inference import lanes
@@ -81,6 +82,25 @@ def test_densities_are_the_same_bits_across_their_own_tiles(engine):
     assert engine.integrated_posterior(z[shift:], -z[shift:]).tobytes() == broad[shift:].tobytes()
     assert engine.posterior(z[shift:]).tobytes() == g[shift:].tobytes()
     assert engine.log_likelihood(z[shift:]).tobytes() == likelihood[shift:].tobytes()
+
+
+def test_every_convolution_is_channels_last(engine, images):
+    """What it gives, and its weights."""
+    seen = []
+    layers = [
+        layer
+        for part in (engine.encoder, engine.decoder)
+        for layer in part.modules()
+        if isinstance(layer, nn.Conv2d)
+    ]
+    hooks = [layer.register_forward_hook(lambda *step: seen.append(step[-1])) for layer in layers]
+    mean, _ = engine.encode(images)
+    engine.decode(mean)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) >= len(layers) > 4
+    for each in [*seen, *(layer.weight for layer in layers)]:
+        assert each.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_numbers_are_the_models(engine, model, images):

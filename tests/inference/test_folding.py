@@ -1,6 +1,7 @@
 """The folded network is the network: compared in float64, where rounding cannot hide a mistake."""
 
 import copy
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -68,6 +69,14 @@ def test_the_published_decoder_is_folded_throughout():
     _, made = fast_decoder(Decoder(PUBLISHED_NETWORK))
     assert sum(isinstance(step, Folded) for step in made) == 3
     assert not any(isinstance(step, LegacyUpsample) for step in made)
+
+
+def test_the_published_encoder_pools_before_its_leaky_relus():
+    """Those commute with it, and have a quarter of the values then."""
+    steps = [*fast_encoder(Encoder(PUBLISHED_NETWORK))[0]]
+    after = [type(last) for last, step in pairwise(steps) if isinstance(step, nn.LeakyReLU)]
+    assert after.count(nn.MaxPool2d) == len(PUBLISHED_NETWORK.filters)
+    assert [type(step) for step in steps].count(nn.MaxPool2d) == len(PUBLISHED_NETWORK.filters)
 
 
 def test_rounding_is_no_worse():

@@ -1,5 +1,9 @@
 """Object i is the same bit for bit; the draws have the mixture's moments."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -60,6 +64,34 @@ def test_objects_follow_from_raw_philox_words_alone():
         np.testing.assert_allclose(
             z[row], LARGE.means[expected] + spread * ndtri(u[1:]), rtol=2e-7, atol=1e-12
         )
+
+
+ELSEWHERE = """
+import sys
+import numpy as np
+import torch
+from avader.mixture.sample import Draw, MixtureArrays, draw
+mixture = np.load(sys.argv[1])
+parts = (mixture[name] for name in MixtureArrays._fields)
+z, component = draw(MixtureArrays(*parts), Draw(5, truncation=3.0), start=0, count=20_000)
+np.savez(sys.argv[2], z=z, component=component, kind=torch.backends.cpu.get_cpu_capability())
+"""
+
+
+def test_a_machine_without_vector_instructions_draws_the_same(tmp_path):
+    """Within one unit in the last place, as libraries' other code for it promises no bits."""
+    from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+    np.savez(tmp_path / "mixture.npz", **LARGE._asdict())
+    here = [feature for feature in __cpu_dispatch__ if __cpu_features__[feature]]
+    without = {"ATEN_CPU_CAPABILITY": "default", "NPY_DISABLE_CPU_FEATURES": " ".join(here)}
+    command = [sys.executable, "-c", ELSEWHERE, tmp_path / "mixture.npz", tmp_path / "drawn.npz"]
+    subprocess.run(command, env={**os.environ, **without}, check=True)
+    found = np.load(tmp_path / "drawn.npz")
+    assert found["kind"] in ("DEFAULT", "NO AVX")
+    z, component = draw(LARGE, Draw(5, truncation=3.0), start=0, count=20_000)
+    np.testing.assert_array_equal(found["component"], component)
+    np.testing.assert_array_max_ulp(found["z"], z, maxulp=1)
 
 
 @settings(deadline=None, max_examples=60)

@@ -96,6 +96,7 @@ def test_components_and_variance_scale_are_used(model, tmp_path):
     [
         {"count": 60, "orientation": "random", "components": (1, 3), "weights": (3.0, 1.0)},
         {"counts": {2: 20, 0: 40}, "truncation": 1.0, "variance_scale": 0.5},
+        {"count": 60, "precision": "bfloat16"},
     ],
 )
 def test_any_object_is_made_again_alone(model, tmp_path, settings):

@@ -1,7 +1,10 @@
 """The ways to store a synthetic sky: each gives the same objects, whatever is asked of it."""
 
 import io
+import itertools
 import logging
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +21,7 @@ from avader.config import GenerateSettings, VerifySettings
 from avader.errors import InputError
 from avader.inference.engine import Engine
 from avader.io import shards
-from avader.pipelines import generate, verify
+from avader.pipelines import dry_run, generate, verify
 from avader.pipelines.drawing import planning
 from avader.pipelines.progress import size
 from avader.synthetic.sky import SyntheticSky
@@ -51,15 +54,29 @@ def draw(model, tmp_path_factory):
     return drawn
 
 
-@pytest.mark.parametrize(("store", "count"), [("images", 60), ("encoded", 60), ("recipe", 30_000)])
-def test_a_dry_run_tells_the_bytes(model, tmp_path, caplog, store, count):
-    """Exactly, of no more objects than those that it draws."""
+@pytest.mark.parametrize(
+    ("store", "count"),
+    [
+        ({"store": "images"}, 60),
+        ({"store": "encoded"}, 60),
+        ({"store": "encoded", "encoding": "jpeg"}, 60),
+        ({"store": "recipe"}, 30_000),
+    ],
+    ids=["images", "png", "jpeg", "recipe"],
+)
+def test_a_dry_run_tells_bytes_and_time(model, tmp_path, caplog, monkeypatch, store, count):
+    """Bytes exactly, of no more objects than those that it draws; time by a clock of ours."""
     caplog.set_level(logging.INFO, "avader")
-    given = {"model": model, "out": str(tmp_path / "out"), "count": count, "store": store}
-    generate.run(GenerateSettings(**given, dry_run=True))
+    given = {"model": model, "out": str(tmp_path / "out"), "count": count, **store}
+    clock = SimpleNamespace(perf_counter=itertools.count(0, 60).__next__)
+    with monkeypatch.context() as slow:
+        slow.setattr(dry_run, "time", clock)
+        generate.run(GenerateSettings(**given, workers=2, dry_run=True))
     generate.run(GenerateSettings(**given, workers=1))
     written = sum(path.stat().st_size for path in (tmp_path / "out" / "parts").glob("*"))
     assert f"  writes about {size(written)}\n" in caplog.text + "\n"
+    said = rf"takes about 30 s .* 2 worker\(s\) of {count / 60:,.1f} .* as {count} were done here"
+    assert re.search(said, caplog.text)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -19,6 +19,16 @@ from tests.tiny import write_table, write_tiny_model
 # Slow enough that a run lasts some seconds after its workers are up.
 NETWORK = Network(size=64, latent=3, filters=(32, 32), kernels=(5, 5), decoder_kernels=(5, 5))
 COUNT, ROWS = 400, 10
+SMALL_COUNT = 20 * COUNT
+"""Of a recipe, whose units are done at once: there are more of them."""
+SKY = ("generate", "--cone", "359.9,30,3600", "--orientation", "random", "--psf-fwhm", "2")
+COMMANDS = {
+    "classify": ("classify",),
+    "images": ("generate",),
+    "sky": (*SKY, "--store", "encoded"),
+    "recipe": (*SKY[:3], "--store", "recipe", "--count", str(SMALL_COUNT)),
+    "more": ("generate", "--add"),
+}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -32,11 +42,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def command(request, tmp_path, ray_session) -> list[str]:
     """A verb with its options, but for --out."""
+    verb, *options = COMMANDS[request.param]
     preprocessing = Preprocessing(size=64)
     model = write_tiny_model(tmp_path / "model", network=NETWORK, preprocessing=preprocessing)
-    given = [request.param, "--model", model, "--workers", "2"]
-    if request.param == "generate":
-        return [*given, "--count", str(COUNT), "--rows-per-shard", str(ROWS)]
+    given = [verb, "--model", model, "--workers", "2"]
+    if verb == "generate":
+        return [*given, "--count", str(COUNT), "--rows-per-shard", str(ROWS), *options]
     source, data = write_table(tmp_path / "table.parquet", COUNT), str(tmp_path / "packed")
     settings = PackSettings(
         source=source, out=data, rows_per_shard=ROWS, preprocessing=preprocessing, workers=1
@@ -46,28 +57,44 @@ def command(request, tmp_path, ray_session) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["classify", pytest.param("generate", marks=pytest.mark.long)], indirect=True
+    "command",
+    [
+        kind if kind == "classify" else pytest.param(kind, marks=pytest.mark.long)
+        for kind in COMMANDS
+    ],
+    indirect=True,
 )
 def test_killed_driver(command, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
+    before = 0
+    if "--add" in command:
+        first = [part for part in command if part != "--add"]
+        for out in (whole, killed):
+            run_here(*first, "--count", str(5 * ROWS), "--out", str(out))
+        before = len(done(whole))
     run_here(*command, "--out", str(whole))
     again = [*command, "--out", str(killed)]
-    units = len(done(whole))
-    assert units >= 40
+    units = len(done(whole)) - before
+    assert units >= 35
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-m", "avader", *again], **quiet) as process:
-        while process.poll() is None and len(done(killed)) < 8:
+        while process.poll() is None and len(done(killed)) < before + 8:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
-    assert 0 < len(done(killed)) < units, "the driver was not killed in mid-run"
-    assert not (killed / "manifest.json").exists()
+    assert 0 < len(done(killed)) - before < units, "the driver was not killed in mid-run"
+    assert len(finished(killed)) < len(finished(whole))
     said = run_here(*again)
     assert "taking over from process" in said
     assert "going on:" in said
     assert contents(killed) == contents(whole)
-    assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == COUNT
+    objects = SMALL_COUNT if "recipe" in command else COUNT
+    assert avader.open_catalogue(str(killed)).manifest.totals["rows"] == objects
     verify.run(VerifySettings(catalogue=str(killed)))
 
 
-def done(folder: Path) -> list[str]:
-    return [path.name for path in folder.glob("rejects/*.parquet")]
+def done(folder: Path) -> list[Path]:
+    return [*folder.rglob("rejects/*.parquet")]
+
+
+def finished(folder: Path) -> list[Path]:
+    return [*folder.rglob("manifest.json")]
