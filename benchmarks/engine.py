@@ -6,11 +6,11 @@
 Images per second of encode (bytes in memory to mean and log variance) and of decode (latents to
 float32 images in memory) on 2 threads, in turn, several rounds in one process; medians, and
 medians of the rounds' ratios. The engine computes tiles as classify and generate do; "torch" is
-the network as it was trained, eager, channels last, in batches of 128; the others get the same
-network by ONNX, in the engine's tiles, which suit them better than larger batches, and all their
-optimisation. What is not installed, or has no bfloat16 of its own, is named as absent. glibc
-keeps freed memory for all of them; what it costs the engine otherwise is counted first, in page
-faults.
+the network as it was trained, eager, channels last, in batches of 128; "compiled" is the engine
+with its parts through torch.compile; the others get the network by ONNX, in the engine's tiles,
+which suit them better than larger batches, and all their optimisation. What is not installed, or
+has no bfloat16 of its own, or no compiler, is named as absent. glibc keeps freed memory for all of
+them; what it costs the engine otherwise is counted first, in page faults.
 
 Then the largest errors against float64, and what bfloat16 changes. Weights are the published
 ones and images real galaxies where AVADER_REAL_DATA has them; else random and mock.
@@ -21,6 +21,7 @@ Legend: B images, C bands, H W pixels, D latent dimensions.
 import copy
 import logging
 import resource
+import shutil
 import statistics
 import tempfile
 import warnings
@@ -92,7 +93,11 @@ def backends(model: VaDE) -> tuple[dict[Name, Run], list[str]]:
     for precision in precisions:
         runs |= ours(Engine(model, tile=TILE, precision=precision), precision)
         runs |= plain(model, precision, TYPES[precision])
+        if shutil.which("g++"):
+            runs |= compiled(Engine(model, tile=TILE, precision=precision), precision)
     absent = [] if native else ["bfloat16 (not native here)"]
+    if not shutil.which("g++"):
+        absent.append("compiled (no g++)")
     by = {"onnxruntime": by_onnxruntime, "openvino": by_openvino}
     with tempfile.TemporaryDirectory() as folder:
         for name, run in by.items():
@@ -137,6 +142,14 @@ def ours(engine: Engine, precision: Precision) -> dict[Name, Run]:
         ("encode", "engine", precision): lambda images: np.concatenate(engine.encode(images), 1),
         ("decode", "engine", precision): engine.decode,
     }
+
+
+def compiled(engine: Engine, precision: Precision) -> dict[Name, Run]:
+    """The engine, its parts compiled when they are first called."""
+    engine.encoder = torch.compile(engine.encoder, dynamic=False)  # type: ignore[assignment]
+    engine.decoder = torch.compile(engine.decoder, dynamic=False)  # type: ignore[assignment]
+    runs = ours(engine, precision)
+    return {(verb, "compiled", precision): run for (verb, *_), run in runs.items()}
 
 
 def plain(model: VaDE, precision: Precision, dtype: torch.dtype) -> dict[Name, Run]:

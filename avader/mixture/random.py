@@ -64,15 +64,18 @@ def words_at(
     blocks = -(-per_object // WORDS_PER_BLOCK)
     _check(seed, int(wanted[0]), int(wanted[-1] - wanted[0]) + 1, blocks)
     apart = (np.diff(wanted) > NEAR) | (np.diff(wanted // LONGEST) > 0)
-    gaps = (np.flatnonzero(apart) + 1).tolist()
+    edges = np.array([0, *(np.flatnonzero(apart) + 1), len(wanted)])
+    starts, stops = wanted[edges[:-1]].tolist(), (wanted[edges[1:] - 1] + 1).tolist()
     # One generator that moves on: to make another takes four times as long.
     generator, at = np.random.Philox(key=np.array([seed, int(stream)], np.uint64), counter=0), 0
-    for first, stop in pairwise([0, *gaps, len(wanted)]):
-        run = wanted[first:stop]
-        start, count = int(run[0]), int(run[-1] - run[0]) + 1
+    for (first, last), start, stop in zip(pairwise(edges.tolist()), starts, stops, strict=True):
         generator.advance((start - at) * blocks)
-        found[first:stop] = _next(generator, count, blocks)[run - start, :per_object]
-        at = start + count
+        made = _next(generator, stop - start, blocks)
+        # Most runs of scattered objects have no gaps, and an index takes as long as the words.
+        if stop - start > last - first:
+            made = made[wanted[first:last] - start]
+        found[first:last] = made[:, :per_object]
+        at = stop
     return found[places]
 
 
