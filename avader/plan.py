@@ -11,6 +11,18 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+TILES = {"cpu": 16, "gpu": 256}
+"""Images that a device computes at once, where nobody says."""
+
+
+def tile_on(device: str, settings: Mapping[str, Any]) -> int:
+    """Images that a device, cpu or gpu, computes at once for a catalogue that was made so.
+
+    Its own number where it was made on such a device: the last bits depend on it.
+    """
+    own: int = settings["tile"]
+    return own if settings.get("device", "cpu") == device else TILES[device]
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:

@@ -39,7 +39,6 @@ import avader
 from avader.api import Model
 from avader.catalogue import rows
 from avader.config import ClassifySettings, PackSettings
-from avader.config.catalogues import TILES
 from avader.io import manifest, shards
 from avader.io.models import read_model
 from avader.pipelines import classify, pack
@@ -49,7 +48,7 @@ from avader.pipelines.memory import keep_freed_memory, share_arenas
 from avader.pipelines.progress import Progress
 from avader.pipelines.stages import Stage, UnitRows, write_stage
 from avader.pipelines.units import finish_units
-from avader.plan import Plan, Receipt, Unit, ranges, unit_name
+from avader.plan import TILES, Plan, Receipt, Unit, ranges, unit_name
 from avader.survey.sources import Columns, open_source
 from benchmarks.common import cutouts, last_line, machine, peak_memory, seconds
 from benchmarks.end_to_end import CORES, PREPROCESSING, write_published_sizes

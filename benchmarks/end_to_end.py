@@ -23,7 +23,6 @@ import torch
 import avader
 from avader.api import Model
 from avader.config import ClassifySettings, GenerateSettings, ImportPublishedSettings, PackSettings
-from avader.config.catalogues import TILES
 from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.io.models import write_model
@@ -31,6 +30,7 @@ from avader.model.files import model_config, model_tensors
 from avader.model.vade import VaDE
 from avader.pipelines import classify, generate, import_published, pack
 from avader.pipelines.memory import keep_freed_memory
+from avader.plan import TILES
 from avader.recipe import PUBLISHED_NETWORK, PUBLISHED_PREPROCESSING
 from benchmarks.common import cutouts, last_line, lit, machine, options, real_data, seconds
 

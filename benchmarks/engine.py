@@ -34,7 +34,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avader.config.catalogues import TILES
 from avader.images.cutouts import prepare
 from avader.images.decode import decode_image
 from avader.inference.engine import Engine, Precision, exact_arithmetic
@@ -43,6 +42,7 @@ from avader.model.files import model_from_arrays
 from avader.model.published import VARIANCE_FLOOR, read_published
 from avader.model.vade import VaDE
 from avader.pipelines.memory import keep_freed_memory
+from avader.plan import TILES
 from avader.recipe import PUBLISHED_NETWORK
 from avader.training.precision import has_native_bfloat16
 from benchmarks.common import cutouts, last_line, machine, options, real_data, seconds

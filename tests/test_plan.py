@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from avader.plan import Plan, Receipt, Unit, canonical_json, ranges, unit_name
+from avader.plan import Plan, Receipt, Unit, canonical_json, ranges, tile_on, unit_name
 
 
 def plan(**settings) -> Plan:
@@ -15,6 +15,13 @@ def test_fingerprint_depends_on_content_alone():
     assert plan(a=1, b=(2, 3)).fingerprint == plan(b=[2, 3], a=1).fingerprint
     assert plan(a=1).fingerprint != plan(a=2).fingerprint
     assert plan(a=1).fingerprint != Plan("cutouts", {"a": 1}, ()).fingerprint
+
+
+def test_a_catalogues_tile_is_for_the_device_that_made_it():
+    assert tile_on("cpu", {"tile": 5, "device": "cpu"}) == 5
+    assert tile_on("cpu", {"tile": 5}) == 5  # a recipe, which names no device
+    assert tile_on("gpu", {"tile": 5}) == 256
+    assert tile_on("cpu", {"tile": 300, "device": "gpu"}) == 16
 
 
 def test_remaining_keeps_the_order():

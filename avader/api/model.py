@@ -8,17 +8,19 @@ Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avader.errors import InputError
-from avader.inference.checks import check_images, check_latents
+from avader.inference.checks import check_device, check_images, check_latents
 from avader.inference.engine import Doubles, Engine, Floats, Images, Latents, Precision
 from avader.io import models
 from avader.io.models import ModelFiles
 from avader.mixture.sample import Draw, mixture_arrays, sample
 from avader.model.files import build_model, parse_config
+from avader.plan import TILES
 from avader.synthetic.noise import Noise
 from avader.synthetic.psf import Kernel, check_size
 from avader.synthetic.sky import SyntheticSky
@@ -131,15 +133,22 @@ class Model:
 
 
 def load_model(
-    uri: str, device: str = "cpu", precision: Precision = "float32", *, tile: int = 16
+    uri: str, device: str = "cpu", precision: Precision = "float32", *, tile: int = 0
 ) -> Model:
     """The model in a folder: a local path or a URI such as s3://bucket/folder.
 
     device: torch's name, such as cpu or cuda. precision: float32, or bfloat16, faster where the
-    device has it natively, which changes probabilities slightly. tile: images computed at once.
+    device has it natively, which changes probabilities slightly. tile: images computed at once;
+    0 takes 16, on a GPU 256.
     Raises InputError for a folder that is no whole model and for a device that is not there.
     """
-    return made_ready(models.read_model(uri), device, precision, tile=tile)
+    chosen = tile or TILES[kind_of(device)]
+    return made_ready(models.read_model(uri), device, precision, tile=chosen)
+
+
+def kind_of(device: str) -> Literal["cpu", "gpu"]:
+    """What a plan calls torch's device. Raises InputError for one that is not there."""
+    return "cpu" if check_device(device).type == "cpu" else "gpu"
 
 
 def made_ready(files: ModelFiles, device: str, precision: Precision, *, tile: int) -> Model:

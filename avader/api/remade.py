@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avader.api.model import made_ready
+from avader.api.model import kind_of, made_ready
 from avader.catalogue.columns import POSITION_NAMES
 from avader.catalogue.pixels import Pixel
 from avader.errors import InputError
 from avader.io import models, storage
 from avader.io.manifest import Manifest
-from avader.plan import ranges
+from avader.plan import ranges, tile_on
 from avader.synthetic.positions import Share, place_all
 from avader.synthetic.psf import Kernel, gaussian_psf, read_psf
 from avader.synthetic.region import Region, read_region
@@ -55,7 +55,8 @@ class Remaker:
                 f"{error}. The catalogue was drawn by the model of that folder; say with model= "
                 "where it is now"
             ) from error
-        made = made_ready(files, device, settings["precision"], tile=settings["tile"])
+        tile = tile_on(kind_of(device), settings)
+        made = made_ready(files, device, settings["precision"], tile=tile)
         if made.digest != settings["model"]:
             raise InputError(
                 f"wanted the model of {storage.public_uri(self.held.uri)}, {settings['model']}, "

@@ -7,13 +7,11 @@ from typing import Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from avader.config.base import JobSettings, UnitSettings
+from avader.plan import TILES
 from avader.recipe import Positive
 
 TAKEN = ("rejects", "increments", "versions")
 """Folders of a HATS collection that are not named by the command."""
-
-TILES = {"cpu": 16, "gpu": 256}
-"""Images that a device computes at once."""
 
 
 class InferenceSettings(UnitSettings):

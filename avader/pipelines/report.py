@@ -13,7 +13,6 @@ from avader.api import Model, load_model
 from avader.catalogue.columns import FLAG_MEANINGS
 from avader.catalogue.provenance import CITATION
 from avader.config import ReportSettings
-from avader.config.catalogues import TILES
 from avader.errors import InputError
 from avader.images.checks import REASON_MEANINGS
 from avader.io import shards, storage
@@ -25,6 +24,7 @@ from avader.model.files import build_model, parse_config
 from avader.pipelines.frames import check_frame, in_frame
 from avader.pipelines.matching import preparation
 from avader.pipelines.progress import Progress, say
+from avader.plan import tile_on
 from avader.report.compose import Material, compose
 from avader.report.history import Value, from_csv
 from avader.report.page import Fact, RejectReason, render
@@ -114,10 +114,7 @@ def _gather(
     model = load_model(
         storage.absolute(settings.model),
         precision=catalogue.settings["precision"],
-        # The catalogue's own numbers where it was made as here, on a CPU.
-        tile=catalogue.settings["tile"]
-        if catalogue.settings.get("device", "cpu") == "cpu"
-        else TILES["cpu"],
+        tile=tile_on("cpu", catalogue.settings),
     )
     latent = mixture.means.shape[1]
     latents = np.array([one.latent for one in summary.examples], np.float32).reshape(-1, latent)
