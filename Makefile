@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Both make .venv first, with Python alone.
 PYTHON ?= python3
-# The constraints' exact version gives a CPU machine the CPU build. For GPUs, for example:
-#   make test TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cu130"
+# torch as pip's index has it: from PyPI, on Linux, with CUDA, some gigabytes. For the CPU's alone:
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 TORCH_STAMP := .venv/.torch-$(shell printf '%s' '$(TORCH)' | cksum | cut -d ' ' -f 1)
 BIN := .venv/bin
