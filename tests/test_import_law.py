@@ -41,6 +41,8 @@ EXCEPTIONS = {
     # Splines: Pillow's bicubic transform errs by 2 % of a small galaxy's peak.
     "images/orientation.py": {"scipy"},
     "survey/client.py": {"requests"},
+    # The CPUs of a container or of a part of a machine.
+    "pipelines/cores.py": {"joblib"},
     # Posting the summary of a run.
     "pipelines/closing.py": {"requests"},
     "survey/mock.py": {"galsim"},

@@ -17,6 +17,7 @@ import ray
 
 from avader.config import ClusterSettings
 from avader.errors import InputError
+from avader.pipelines.cores import cores
 from avader.pipelines.memory import (
     HELPERS,
     Need,
@@ -111,14 +112,14 @@ def _start(settings: ClusterSettings) -> None:
     # Ray Train watches for machines that a cloud takes back, by a process that loads for seconds.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # One slot more than workers: Ray Train's controller and Ray Data's tasks need one.
-    slots = max(settings.workers, os.cpu_count() or 1) + 1
+    slots = max(settings.workers, cores()) + 1
     # "local": without it Ray would join whatever another user's `ray start` left on this machine.
     ray.init(address="local", num_cpus=slots, include_dashboard=False, **options)
 
 
 def _cores() -> int:
     """CPUs of the machines, without the extra slot of a local Ray."""
-    return os.cpu_count() or 1 if len(_alive()) == 1 else 10**9
+    return cores() if len(_alive()) == 1 else 10**9
 
 
 def _alive() -> list[dict[str, Any]]:

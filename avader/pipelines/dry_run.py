@@ -8,6 +8,7 @@ from typing import Any
 
 from avader.config import Machine, UnitSettings
 from avader.io import manifest, shards, storage
+from avader.pipelines.cores import cores
 from avader.pipelines.memory import Need
 from avader.pipelines.progress import duration, say, size
 from avader.pipelines.stages import UnitRows
@@ -82,7 +83,7 @@ def _workers(asked: int, need: Need) -> int:
 
 def _slots(device: str) -> int:
     if device == "cpu":
-        return os.cpu_count() or 1
+        return cores()
     import torch  # the trial, on a GPU, has loaded it
 
     return torch.cuda.device_count()

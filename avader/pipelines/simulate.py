@@ -2,7 +2,6 @@
 
 import io
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from avader.config import SimulateSettings
 from avader.errors import InputError
 from avader.io import storage
+from avader.pipelines.cores import cores
 from avader.pipelines.progress import Progress, say
 from avader.plan import canonical_json, ranges
 from avader.survey.mock import load_galsim
@@ -52,15 +52,8 @@ def _draw(settings: SimulateSettings) -> Iterator[list[dict[str, Any]]]:
         yield from (_write_cutouts(settings, start=start, stop=stop) for start, stop in chunks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(_processes(), mp_context=context) as pool:
+    with ProcessPoolExecutor(cores(), mp_context=context) as pool:
         yield from pool.map(_write_chunk, [(settings, *chunk) for chunk in chunks])
-
-
-def _processes() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _write_chunk(work: tuple[SimulateSettings, int, int]) -> list[dict[str, Any]]:

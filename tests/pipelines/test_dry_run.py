@@ -146,7 +146,16 @@ def test_on_gpus_there_is_a_worker_for_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(dry_run, "RAYS", 1e6)  # this machine has memory for all
     assert dry_run._workers(0, Need(device="gpu")) == 3
-    assert dry_run._workers(0, Need()) == os.cpu_count()
+    assert dry_run._workers(0, Need()) == len(os.sched_getaffinity(0))
+
+
+def test_a_process_of_one_core_takes_one():
+    given = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(given)})
+    try:
+        assert dry_run._workers(0, Need()) == 1
+    finally:
+        os.sched_setaffinity(0, given)
 
 
 def test_no_more_workers_than_a_machine_has_memory_for():

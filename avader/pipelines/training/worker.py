@@ -1,7 +1,6 @@
 """What a worker of `train` does: opens the images, goes on from the last checkpoint, trains."""
 
 import logging
-import os
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +16,7 @@ from avader.io.models import write_model, write_noise
 from avader.model.files import build_model, model_config, model_tensors, parse_config
 from avader.model.schedule import total_epochs
 from avader.pipelines.board import Notices
+from avader.pipelines.cores import cores
 from avader.pipelines.memory import keep_freed_memory
 from avader.pipelines.training.checkpoints import Checkpoints
 from avader.pipelines.training.given import WorkerTask
@@ -82,7 +82,7 @@ def _load(given: WorkerTask, group: Group, *, fresh: bool) -> tuple[Images | Non
 def tune_process() -> None:
     """Use this worker's CPUs, and keep freed memory for the next batch."""
     assigned = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    torch.set_num_threads(max(1, min(int(assigned), os.cpu_count() or 1)))
+    torch.set_num_threads(max(1, min(int(assigned), cores())))
     keep_freed_memory()
 
 
