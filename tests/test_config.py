@@ -7,6 +7,7 @@ TEXTS = {
     "job.toml": 'out = "there"\ncount = 7\nseed = 3\n',
     "small": "[network]\nsize = 32\nlatent = 5\n[schedule]\nperiods = 2\n",
     "bad.toml": "count = \n",
+    "counts.toml": 'model = "m"\ncounts = { 1 = 5 }\n',
 }
 
 
@@ -47,6 +48,10 @@ def test_lists_and_switches():
     pairs = ["--counts", "0=500", "--counts", "3=200"]
     settings = parsed("generate", "--model", "m", "--out", "o", *pairs)
     assert (settings.counts, settings.objects) == ({0: 500, 3: 200}, 700)
+    settings = parsed("generate", "--config", "counts.toml", "--out", "o", "--counts", "3=200")
+    assert settings.counts == {3: 200}
+    settings = parsed("generate", "--config", "counts.toml", "--out", "o")
+    assert settings.counts == {1: 5}
     settings = parsed(
         "classify", "--model", "m", "--data", "d", "--out", "o", "--no-reconstruction"
     )

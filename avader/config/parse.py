@@ -69,6 +69,8 @@ def parse(
             _toml(recipe_text(name), name), name, mode=given.mode or settings.get("mode", "")
         )
         settings = _merged(recipe, settings)
+    if any(argument.split("=")[0] == "--counts" for argument in arguments):
+        settings.pop("counts", None)  # else pydantic adds the command line's to the file's
     try:
         return kind(_cli_parse_args=list(arguments), _cli_prog_name=f"avader {verb}", **settings)
     except ValidationError as error:
