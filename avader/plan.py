@@ -18,10 +18,11 @@ TILES = {"cpu": 16, "gpu": 256}
 def tile_on(device: str, settings: Mapping[str, Any]) -> int:
     """Images that a device, cpu or gpu, computes at once for a catalogue that was made so.
 
-    Its own number where it was made on such a device: the last bits depend on it.
+    Its own number where it was made on such a device, since the last bits depend on it; else 0:
+    what suits the device.
     """
     own: int = settings["tile"]
-    return own if settings.get("device", "cpu") == device else TILES[device]
+    return own if settings.get("device", "cpu") == device else 0
 
 
 @dataclass(frozen=True, slots=True)

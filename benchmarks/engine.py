@@ -228,8 +228,8 @@ def by_openvino(folder: Path, precisions: list[Precision]) -> dict[Name, Run]:
             "INFERENCE_NUM_THREADS": THREADS,
             "NUM_STREAMS": 1,
         }
-        compiled = openvino.Core().compile_model(folder / f"{verb}.onnx", "CPU", hints)
-        return batched(lambda x: np.concatenate(list(compiled(floats(x)).values()), 1), TILE)
+        made = openvino.Core().compile_model(folder / f"{verb}.onnx", "CPU", hints)
+        return batched(lambda x: np.concatenate(list(made(floats(x)).values()), 1), TILE)
 
     return {
         (verb, "openvino", precision): run(verb, precision)

@@ -97,12 +97,6 @@ def test_sampling_is_the_mixtures(model, vade):
     assert model.decode(z).min() >= 0
 
 
-def test_tiles_are_the_devices(folder):
-    """torch's meta device stands for all that are no CPU."""
-    assert avader.load_model(folder)._engine.tile == 16
-    assert avader.load_model(folder, device="meta")._engine.tile == 256
-
-
 def test_bfloat16_and_tiles_can_be_asked_for(folder, model, images):
     fast = avader.load_model(folder, precision="bfloat16", tile=2)
     np.testing.assert_allclose(fast.encode(images)[0], model.encode(images)[0], atol=0.1)

@@ -52,6 +52,17 @@ def test_lists_and_switches():
     assert settings.counts == {3: 200}
     settings = parsed("generate", "--config", "counts.toml", "--out", "o")
     assert settings.counts == {1: 5}
+
+
+def test_counts_of_the_environment_replace_a_files(monkeypatch):
+    monkeypatch.setenv("AVADER_COUNTS", '{"2": 7}')
+    given = ["--config", "counts.toml", "--out", "o"]
+    assert parsed("generate", *given).counts == {2: 7}
+    with pytest.raises(InputError, match="wanted --counts or AVADER_COUNTS, got both"):
+        parsed("generate", *given, "--counts", "3=200")
+
+
+def test_switches():
     settings = parsed(
         "classify", "--model", "m", "--data", "d", "--out", "o", "--no-reconstruction"
     )

@@ -8,7 +8,6 @@ Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +15,11 @@ from numpy.typing import NDArray
 from avader.errors import InputError
 from avader.inference.checks import check_device, check_images, check_latents
 from avader.inference.engine import Doubles, Engine, Floats, Images, Latents, Precision
+from avader.inference.lanes import suiting_tile
 from avader.io import models
 from avader.io.models import ModelFiles
 from avader.mixture.sample import Draw, mixture_arrays, sample
 from avader.model.files import build_model, parse_config
-from avader.plan import TILES
 from avader.synthetic.noise import Noise
 from avader.synthetic.psf import Kernel, check_size
 from avader.synthetic.sky import SyntheticSky
@@ -139,19 +138,14 @@ def load_model(
 
     device: torch's name, such as cpu or cuda. precision: float32, or bfloat16, faster where the
     device has it natively, which changes probabilities slightly. tile: images computed at once;
-    0 takes 16, on a GPU 256.
+    0 takes 16, on a GPU 256 or as many as it has memory for.
     Raises InputError for a folder that is no whole model and for a device that is not there.
     """
-    chosen = tile or TILES[kind_of(device)]
-    return made_ready(models.read_model(uri), device, precision, tile=chosen)
-
-
-def kind_of(device: str) -> Literal["cpu", "gpu"]:
-    """What a plan calls torch's device. Raises InputError for one that is not there."""
-    return "cpu" if check_device(device).type == "cpu" else "gpu"
+    return made_ready(models.read_model(uri), device, precision, tile=tile)
 
 
 def made_ready(files: ModelFiles, device: str, precision: Precision, *, tile: int) -> Model:
     """The model of a folder that was read; the rest as for load_model."""
     model = build_model(parse_config(files.config), files.tensors)
+    tile = tile or suiting_tile(model.network, check_device(device))
     return Model(files, Engine(model, tile=tile, device=device, precision=precision))

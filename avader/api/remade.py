@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from avader.api.model import kind_of, made_ready
+from avader.api.model import made_ready
 from avader.catalogue.columns import POSITION_NAMES
 from avader.catalogue.pixels import Pixel
 from avader.errors import InputError
@@ -55,7 +55,7 @@ class Remaker:
                 f"{error}. The catalogue was drawn by the model of that folder; say with model= "
                 "where it is now"
             ) from error
-        tile = tile_on(kind_of(device), settings)
+        tile = tile_on("gpu" if device.startswith("cuda") else "cpu", settings)
         made = made_ready(files, device, settings["precision"], tile=tile)
         if made.digest != settings["model"]:
             raise InputError(

@@ -69,8 +69,7 @@ def parse(
             _toml(recipe_text(name), name), name, mode=given.mode or settings.get("mode", "")
         )
         settings = _merged(recipe, settings)
-    if any(argument.split("=")[0] == "--counts" for argument in arguments):
-        settings.pop("counts", None)  # else pydantic adds the command line's to the file's
+    _replace_counts(settings, arguments)
     try:
         return kind(_cli_parse_args=list(arguments), _cli_prog_name=f"avader {verb}", **settings)
     except ValidationError as error:
@@ -81,6 +80,19 @@ def parse(
             "command line, as [2, 3, 7] or {0 = 500, 3 = 200} in a file; see "
             f"`avader {verb} --help`"
         ) from error
+
+
+def _replace_counts(settings: dict[str, Any], arguments: Sequence[str]) -> None:
+    """Leave a file's counts out where stronger ones are given, to which pydantic would add them.
+
+    Raises InputError where two of those are.
+    """
+    given = any(argument.split("=")[0] == "--counts" for argument in arguments)
+    around = [name for name in os.environ if name.upper().startswith("AVADER_COUNTS")]
+    if given and around:
+        raise InputError(f"wanted --counts or {around[0]}, got both; unset {around[0]}")
+    if given or around:
+        settings.pop("counts", None)
 
 
 def like_preprocessing(settings: Mapping[str, Any]) -> Preprocessing:

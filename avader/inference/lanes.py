@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from avader.errors import InputError
+from avader.plan import TILES
 from avader.recipe import Network
 
 LANES = 2
@@ -42,13 +43,25 @@ def check_tile(tile: int, network: Network, device: torch.device) -> None:
         raise InputError(f"tile: wanted at least 1 image at once, got {tile}")
     if device.type != "cuda":
         return
-    free, _ = torch.cuda.mem_get_info(device)
-    most = free // (LANES * network.image_memory)
+    most, free = _room(network, device)
     if tile > most:
         raise InputError(
             f"tile: wanted at most {most:,} images at once, for which the GPU's {free / 2**30:.1f} "
             f"GiB of free memory have room, got {tile:,}; take a smaller one"
         )
+
+
+def suiting_tile(network: Network, device: torch.device) -> int:
+    """Images at once that suit a device: on a GPU no more than it has memory for."""
+    if device.type != "cuda":
+        return TILES["cpu"]
+    return max(1, min(TILES["gpu"], _room(network, device)[0]))
+
+
+def _room(network: Network, device: torch.device) -> tuple[int, int]:
+    """Images at once that a GPU has memory for, and its bytes that are free."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free // (LANES * network.image_memory), free
 
 
 class Lane:

@@ -65,17 +65,17 @@ def words_at(
     _check(seed, int(wanted[0]), int(wanted[-1] - wanted[0]) + 1, blocks)
     apart = (np.diff(wanted) > NEAR) | (np.diff(wanted // LONGEST) > 0)
     edges = np.array([0, *(np.flatnonzero(apart) + 1), len(wanted)])
-    starts, stops = wanted[edges[:-1]].tolist(), (wanted[edges[1:] - 1] + 1).tolist()
+    starts, lasts = wanted[edges[:-1]].tolist(), wanted[edges[1:] - 1].tolist()
     # One generator that moves on: to make another takes four times as long.
     generator, at = np.random.Philox(key=np.array([seed, int(stream)], np.uint64), counter=0), 0
-    for (first, last), start, stop in zip(pairwise(edges.tolist()), starts, stops, strict=True):
+    for (first, stop), start, last in zip(pairwise(edges.tolist()), starts, lasts, strict=True):
         generator.advance((start - at) * blocks)
-        made = _next(generator, stop - start, blocks)
+        at = last + 1
+        made = _next(generator, at - start, blocks)
         # Most runs of scattered objects have no gaps, and an index takes as long as the words.
-        if stop - start > last - first:
-            made = made[wanted[first:last] - start]
-        found[first:last] = made[:, :per_object]
-        at = stop
+        if at - start > stop - first:
+            made = made[wanted[first:stop] - start]
+        found[first:stop] = made[:, :per_object]
     return found[places]
 
 

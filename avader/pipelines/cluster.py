@@ -68,7 +68,9 @@ def cluster(settings: ClusterSettings, need: Need | None = None) -> Iterator[Poo
 def _pool(settings: ClusterSettings, device: str = "cpu") -> Pool:
     resources = ray.cluster_resources()
     if device == "cpu":
-        cpus = min(int(resources.get("CPU", 1)), _cores())
+        cpus = int(resources.get("CPU", 1))
+        if not address_of(settings) and len(_alive()) == 1:
+            cpus = min(cpus, cores())  # a local Ray has a slot more
         return Pool(workers=settings.workers or max(1, cpus), gpus=0)
     gpus = int(resources.get("GPU", 0))
     if not gpus:
@@ -115,11 +117,6 @@ def _start(settings: ClusterSettings) -> None:
     slots = max(settings.workers, cores()) + 1
     # "local": without it Ray would join whatever another user's `ray start` left on this machine.
     ray.init(address="local", num_cpus=slots, include_dashboard=False, **options)
-
-
-def _cores() -> int:
-    """CPUs of the machines, without the extra slot of a local Ray."""
-    return cores() if len(_alive()) == 1 else 10**9
 
 
 def _alive() -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from avader.io.manifest import open_plan, read_manifest, write_manifest
 from avader.io.models import read_model
 from avader.mixture.sample import Draw
 from avader.pipelines import classify, compact, dry_run, generate, pack, units
+from avader.pipelines.cores import cores
 from avader.pipelines.drawing.worker import DrawUnit
 from avader.pipelines.dry_run import cost_line
 from avader.pipelines.memory import Need
@@ -146,7 +147,7 @@ def test_on_gpus_there_is_a_worker_for_each(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(dry_run, "RAYS", 1e6)  # this machine has memory for all
     assert dry_run._workers(0, Need(device="gpu")) == 3
-    assert dry_run._workers(0, Need()) == len(os.sched_getaffinity(0))
+    assert dry_run._workers(0, Need()) == cores()
 
 
 def test_a_process_of_one_core_takes_one():

@@ -1,7 +1,5 @@
 """kill -9 of the driver in mid-run, then the same command again: nothing lost, nothing doubled."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,12 +19,12 @@ NETWORK = Network(size=64, latent=3, filters=(32, 32), kernels=(5, 5), decoder_k
 COUNT, ROWS = 400, 10
 SMALL_COUNT = 20 * COUNT
 """Of a recipe, whose units are done at once: there are more of them."""
-SKY = ("generate", "--cone", "359.9,30,3600", "--orientation", "random", "--psf-fwhm", "2")
+CONE = ("generate", "--cone", "359.9,30,3600")
 COMMANDS = {
     "classify": ("classify",),
     "images": ("generate",),
-    "sky": (*SKY, "--store", "encoded"),
-    "recipe": (*SKY[:3], "--store", "recipe", "--count", str(SMALL_COUNT)),
+    "sky": (*CONE, "--orientation", "random", "--psf-fwhm", "2", "--store", "encoded"),
+    "recipe": (*CONE, "--store", "recipe", "--count", str(SMALL_COUNT)),
     "more": ("generate", "--add"),
 }
 
@@ -80,7 +78,7 @@ def test_killed_driver(command, tmp_path):
     with subprocess.Popen([sys.executable, "-m", "avader", *again], **quiet) as process:
         while process.poll() is None and len(done(killed)) < before + 8:
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     assert 0 < len(done(killed)) - before < units, "the driver was not killed in mid-run"
     assert len(finished(killed)) < len(finished(whole))
     said = run_here(*again)
