@@ -3,9 +3,10 @@
     python -m benchmarks.gpu [--quick] [--device cuda|cpu] [--tiles 256]
 
 Images per second of encode (uint8 images in memory to latents), of decode (latents to uint8 images
-in memory) and of decode to Parquet, by precision and tile. To Parquet one process draws, decodes,
-compresses and writes, with threads around one engine; `generate` has worker processes of Ray for
-all but the drawing and decoding, which get shards through its object store. Beside each figure: its
+in memory) and of decode to Parquet, by precision and tile. To Parquet, without truth columns, one
+process draws, decodes, compresses and writes, with threads around one engine; `generate` has worker
+processes of Ray for all but the drawing and decoding, which get shards through its object store.
+Last the images/s of decode with the measures of the truth columns. Beside each figure: its
 share of the largest matrix product's speed measured here, by the operations of the network as it
 was trained, and its share of the device's copy bandwidth, by the bytes of every layer's input and
 output. The weights are random, on which no speed depends but Parquet's; images are as bright as
@@ -15,11 +16,10 @@ is JSON.
 
 import argparse
 import math
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,8 +35,11 @@ from avader.inference.engine import Engine, Precision
 from avader.io import shards
 from avader.mixture.sample import mixture_arrays, sample
 from avader.model.vade import VaDE
+from avader.pipelines.cores import cores
+from avader.pipelines.memory import keep_freed_memory
 from avader.plan import Unit, unit_name
 from avader.recipe import PUBLISHED_NETWORK
+from avader.synthetic.measure import measured
 from benchmarks.common import last_line, lit, machine, peak_memory, seconds
 
 SKY = 10**8
@@ -74,6 +77,7 @@ def main() -> None:
     if not (torch.cuda.is_available() or (given.quick and given.device == "cpu")):
         raise SystemExit("wanted a GPU, got none; --quick tries the script on CPUs")
     device = torch.device(given.device)
+    keep_freed_memory()  # as generate's workers do
     torch.manual_seed(0)
     model = lit(VaDE(PUBLISHED_NETWORK, components=12, variance_floor=1e-4))
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
@@ -95,11 +99,15 @@ def main() -> None:
         print(f"  {time.perf_counter() - began:.0f} s, with what was compiled", flush=True)
     best = max(given.tiles, key=lambda tile: figures[f"decode_bfloat16_{tile}"])
     engine = Engine(model, tile=best, device=given.device, precision="bfloat16")
-    written = to_parquet(engine, shards_=2 if given.quick else 40, of=4 if given.quick else SHARD)
+    # So many that a core's last shard, while others have none, is not what is measured.
+    most = 2 if given.quick else 10 * cores()
+    written = to_parquet(engine, shards_=most, of=4 if given.quick else SHARD)
     hours = SKY / written / 3600
-    print(f"decode to Parquet, bfloat16, tile {best}: {written:,.0f} images/s on {_cores()} cores")
+    print(f"decode to Parquet, bfloat16, tile {best}: {written:,.0f} images/s on {cores()} cores")
     memory = peak_memory() / 2**20
     print(f"{SKY:.0e} images: {hours:.2f} hours. This process had {memory:,.0f} MiB in memory.")
+    figures["measured_bfloat16"] = speed = images_per_second(engine, "measure")
+    print(f"decode and measure, bfloat16, tile {best}: {speed:,.0f} images/s")
     last_line(
         device=name,
         machine=machine(),
@@ -126,10 +134,6 @@ def _options() -> argparse.Namespace:
     if given.quick:
         given.tiles = [2]
     return given
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def median_seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -191,7 +195,12 @@ def images_per_second(engine: Engine, verb: str) -> float:
             return rng.integers(0, 256, shape, np.uint8)
         return rng.normal(size=(count, network.latent)).astype(np.float32)
 
-    work: Callable[[Any], object] = engine.encode if verb == "encode" else engine.decode_pixels
+    works: Mapping[str, Callable[[Any], object]] = {
+        "encode": engine.encode,
+        "decode": engine.decode_pixels,
+        "measure": partial(engine.decode_measured, measure=measured),
+    }
+    work = works[verb]
     few = given(4 * engine.tile)
     work(few)  # it is compiled, and ready
     rate = len(few) / seconds(partial(work, few))
@@ -211,7 +220,11 @@ def to_parquet(engine: Engine, *, shards_: int, of: int) -> float:
     def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
         return sample(mixture, count=of, seed=0, start=number * of)
 
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(_cores()) as pool:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(cores()) as pool,
+        ThreadPoolExecutor(2) as drawing,  # which must not wait for shards that are written
+    ):
 
         def write(number: int, z: np.ndarray, component: np.ndarray, pixels: np.ndarray) -> None:
             values = {
@@ -228,9 +241,9 @@ def to_parquet(engine: Engine, *, shards_: int, of: int) -> float:
         engine.decode_pixels(np.zeros((engine.tile, network.latent), np.float32))  # it is ready
         began = time.perf_counter()
         written = []
-        for number, (z, component) in enumerate(_ahead(pool, draw, shards_)):
-            if number >= 2 * _cores():
-                written[number - 2 * _cores()].result()  # so many shards in memory at most
+        for number, (z, component) in enumerate(_ahead(drawing, draw, shards_)):
+            if number >= 2 * cores():
+                written[number - 2 * cores()].result()  # so many shards in memory at most
             pixels = engine.decode_pixels(z)
             written.append(pool.submit(write, number, z, component, pixels))
         for future in written:

@@ -76,7 +76,7 @@ class Engine:
         self.mixture = GaussianMixture(*(part.detach().cpu() for part in model.mixture()))
         # A tensor, because torch divides by a plain number on a GPU as x * (1 / 255).
         self._white = torch.tensor(255.0, device=self.device)
-        self._lanes: dict[tuple[str, torch.dtype, torch.Size], Lanes] = {}
+        self._lanes: dict[tuple[str, object, torch.dtype, torch.Size], Lanes] = {}
 
     def encode(self, images: Images) -> tuple[Floats, Floats]:
         """Images (B, C, H, W), uint8 or floats in [0, 1] -> mean and logvar (B, D) float32.
@@ -120,7 +120,7 @@ class Engine:
             return torch.cat([numbers, self._rounded(images).flatten(1)], dim=1)
 
         both = np.empty((len(z), width + math.prod(self.image_shape)), np.uint8)
-        self._fill(both, z, measured_tile)
+        self._fill(both, z, measured_tile, measure)
         pixels = both[:, width:].reshape(-1, *self.image_shape)
         return pixels, np.ascontiguousarray(both[:, :width]).view(np.float32)
 
@@ -191,17 +191,19 @@ class Engine:
         placed: nn.Module = part.to(self.device, self.dtype)
         return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _fill(self, results: NDArray[Any], rows: NDArray[Any], compute: Compute) -> None:
-        """Fill results with what the network makes of rows."""
+    def _fill(
+        self, results: NDArray[Any], rows: NDArray[Any], compute: Compute, by: object = None
+    ) -> None:
+        """Fill results with what the network makes of rows; by: what compute depends on besides."""
         if self.device.type == "cuda":
             with ON_GPU:
-                _fill(results, self._by_lanes(rows, compute, self.tile))
+                _fill(results, self._by_lanes(rows, compute, self.tile, by))
         else:
             _fill(results, _by_calls(rows, compute, self.tile))
 
-    def _by_lanes(self, rows: NDArray[Any], compute: Compute, tile: int) -> Tiles:
+    def _by_lanes(self, rows: NDArray[Any], compute: Compute, tile: int, by: object) -> Tiles:
         example = torch.from_numpy(np.zeros((tile, *rows.shape[1:]), rows.dtype))
-        key = (compute.__name__, example.dtype, example.shape)
+        key = (compute.__name__, by, example.dtype, example.shape)
         if key not in self._lanes:
             self._lanes[key] = Lanes(compute, example, self.device)
         yield from self._lanes[key].run(rows)

@@ -70,6 +70,8 @@ class Lane:
     def __init__(self, compute: Compute, tile: Tensor, device: torch.device) -> None:
         """tile: of the shape and type that will come (T, ...); compute: of tiles on the device."""
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # The weights may still be on their way, by another stream.
+        self.stream.wait_stream(torch.cuda.current_stream(device))
         self.taken = torch.empty_like(tile, pin_memory=True)
         with torch.cuda.stream(self.stream):
             self.into = torch.zeros_like(tile, device=device)
@@ -77,10 +79,12 @@ class Lane:
                 compute(self.into)
         self.stream.synchronize()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream):
+        # Other threads, such as a loader's that pins memory, may call CUDA meanwhile.
+        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
             self.out = compute(self.into)
         self.given = torch.empty_like(self.out, device="cpu", pin_memory=True)
-        self.done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        # To wait takes none of the cores that compress.
+        self.done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def start(self, rows: NDArray[Any]) -> None:
         """Send rows on their way, at most T, the tile padded with zeros."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -157,9 +157,10 @@ def block_of(unit: Unit, made: Any, problem: str = "") -> pa.Table:
 def _joined(parts: Sequence[memoryview]) -> pa.Array:
     """One value of all parts, each from a multiple of ALIGNED bytes on."""
     starts = _starts([len(part) for part in parts])
-    data = np.zeros(starts[-1], np.uint8)
-    for start, part in zip(starts, parts, strict=False):
+    data = np.empty(starts[-1], np.uint8)
+    for (start, stop), part in zip(pairwise(starts), parts, strict=True):
         data[start : start + len(part)] = np.frombuffer(part, np.uint8)
+        data[start + len(part) : stop] = 0
     ends = pa.py_buffer(np.array([0, len(data)], np.int64))
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(data)])
 
