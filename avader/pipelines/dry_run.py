@@ -3,13 +3,15 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from avader.config import Machine, UnitSettings
+from avader.errors import InputError
 from avader.io import manifest, shards, storage
 from avader.pipelines.cores import cores
-from avader.pipelines.memory import Need
+from avader.pipelines.memory import Need, helpers_with_room
 from avader.pipelines.progress import duration, say, size
 from avader.pipelines.stages import UnitRows
 from avader.plan import Plan
@@ -62,13 +64,11 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need) -> Non
         took = duration(rows / trial.pace)
         say(f"  takes at least {took}, at {trial.pace:g} objects a second of all workers together")
     else:
-        _say_measured(
-            trial,
-            _written(trial.start(), plan.settings.get("writer", shards.WRITER)),
-            rows,
-            share=left / max(1, len(plan.units)),
-            workers=_workers(settings.workers, need),
-        )
+        work, writer = trial.start(), plan.settings.get("writer", shards.WRITER)
+        _done(work, writer)  # the first one also loads what is needed
+        need = _here(need)
+        share, workers = left / max(1, len(plan.units)), _workers(settings.workers, need)
+        _say_measured(trial, _done(work, writer), rows, need, share=share, workers=workers)
     say(f"  each worker takes {need}")
     for machine in settings.machines:
         say(f"  {cost_line(machine, rows)}")
@@ -77,8 +77,12 @@ def dry_run(plan: Plan, settings: UnitSettings, trial: Trial, need: Need) -> Non
 def _workers(asked: int, need: Need) -> int:
     """Processes that would work on this machine: as many as asked for, else one a GPU or one a
     core; no more than it has memory for, and one at least."""
-    memory = RAYS * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(asked or _slots(need.device), int(memory // need.total)))
+    return max(1, min(asked or _slots(need.device), int(_memory() // need.total)))
+
+
+def _memory() -> float:
+    """Bytes that Ray would give to workers."""
+    return RAYS * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _slots(device: str) -> int:
@@ -89,34 +93,58 @@ def _slots(device: str) -> int:
     return torch.cuda.device_count()
 
 
-def _written(
-    work: Callable[[], UnitRows], writer: Mapping[str, Any]
-) -> Callable[[], tuple[int, int]]:
-    """The same, and its rows as a file: how many objects it took, and the file's bytes."""
+def _here(need: Need) -> Need:
+    """The same, on GPUs with as many processes that write as this machine has cores for."""
+    if need.device == "cpu":
+        return need
+    slots = {"CPU": cores(), "GPU": _slots("gpu"), "memory": _memory()}
+    with suppress(InputError):  # no memory for one: on another machine, perhaps
+        return replace(need, helpers=helpers_with_room([slots], need))
+    return need
 
-    def write() -> tuple[int, int]:
-        made = work()
-        return made.rows_in, len(shards.parquet_bytes(made.table, writer))
 
-    return write
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a run's work that was done.
+
+    rows: objects that it took. size: bytes of their file. computing, writing: seconds until its
+    rows were there, and from them to the file.
+    """
+
+    rows: int
+    size: int
+    computing: float
+    writing: float
+
+    def rate(self, need: Need) -> float:
+        """Objects a second of one worker; for a GPU's, others write meanwhile."""
+        if need.device == "cpu":
+            return self.rows / (self.computing + self.writing)
+        return self.rows / max(self.computing, self.writing / need.helpers)
+
+
+def _done(work: Callable[[], UnitRows], writer: Mapping[str, Any]) -> Piece:
+    """The piece of work, and its rows as a file."""
+    began = time.perf_counter()
+    made = work()
+    computed = time.perf_counter()
+    written = len(shards.parquet_bytes(made.table, writer))
+    return Piece(made.rows_in, written, computed - began, time.perf_counter() - computed)
 
 
 def _say_measured(
-    trial: Trial, work: Callable[[], tuple[int, int]], rows: int, *, share: float, workers: int
+    trial: Trial, piece: Piece, rows: int, need: Need, *, share: float, workers: int
 ) -> None:
-    """Bytes and time of so many rows, a share of all, from a piece of the work that is timed."""
-    work()  # the first one also loads what is needed
-    began = time.perf_counter()
-    done, written = work()
-    if not done:
+    """Bytes and time of so many rows, a share of all, from a piece of the work."""
+    if not piece.rows:
         say("  bytes and time are not known: nothing is selected of the rows that were tried")
         return
-    rate = done / (time.perf_counter() - began)
+    rate = piece.rate(need)
     reads = f"reads {size(round(trial.size * share))}, " if trial.size else ""
-    say(f"  {reads}writes about {size(written * rows // done)}")
+    say(f"  {reads}writes about {size(piece.size * rows // piece.rows)}")
     say(
         f"  takes about {duration(rows / (rate * workers))} besides Ray's start: {workers} "
-        f"worker(s) of {rate:,.1f} objects a second each, as {done} were done here"
+        f"worker(s) of {rate:,.1f} objects a second each, as {piece.rows} were done here"
     )
 
 

@@ -150,6 +150,19 @@ def test_on_gpus_there_is_a_worker_for_each(monkeypatch):
     assert dry_run._workers(0, Need()) == cores()
 
 
+def test_others_write_for_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(dry_run, "RAYS", 1e6)
+    monkeypatch.setattr(dry_run, "cores", lambda: 16)
+    need = dry_run._here(Need(device="gpu"))
+    assert need.helpers == 16
+    assert dry_run.Piece(100, 0, 1.0, 32.0).rate(need) == 50
+    assert dry_run.Piece(100, 0, 4.0, 32.0).rate(need) == 25
+    assert dry_run.Piece(100, 0, 4.0, 6.0).rate(Need()) == 10
+    monkeypatch.setattr(dry_run, "RAYS", 0)
+    assert dry_run._here(Need(device="gpu")) == Need(device="gpu")
+
+
 def test_a_process_of_one_core_takes_one():
     given = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(given)})

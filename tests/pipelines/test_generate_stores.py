@@ -68,7 +68,7 @@ def test_a_dry_run_tells_bytes_and_time(model, tmp_path, caplog, monkeypatch, st
     """Bytes exactly, of no more objects than those that it draws; time by a clock of ours."""
     caplog.set_level(logging.INFO, "avader")
     given = {"model": model, "out": str(tmp_path / "out"), "count": count, **store}
-    clock = SimpleNamespace(perf_counter=itertools.count(0, 60).__next__)
+    clock = SimpleNamespace(perf_counter=itertools.count(0, 30).__next__)
     with monkeypatch.context() as slow:
         slow.setattr(dry_run, "time", clock)
         generate.run(GenerateSettings(**given, workers=2, dry_run=True))
