@@ -8,7 +8,6 @@ same arithmetic on the same images in memory on all cores: for pack, plain proce
 and prepare; for the others, this process with torch's threads.
 """
 
-import os
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -29,12 +28,13 @@ from avader.io.models import write_model
 from avader.model.files import model_config, model_tensors
 from avader.model.vade import VaDE
 from avader.pipelines import classify, generate, import_published, pack
+from avader.pipelines.cores import cores
 from avader.pipelines.memory import keep_freed_memory
 from avader.plan import TILES
 from avader.recipe import PUBLISHED_NETWORK, PUBLISHED_PREPROCESSING
 from benchmarks.common import cutouts, last_line, lit, machine, options, real_data, seconds
 
-CORES = os.cpu_count() or 1
+CORES = cores()
 TILE = TILES["cpu"]
 # These cutouts are at half the published scale: the central 96 px are the published 192.
 PREPROCESSING = PUBLISHED_PREPROCESSING.model_copy(update={"crop": 96})

@@ -6,7 +6,7 @@ Images per second of encode (uint8 images in memory to latents), of decode (late
 in memory) and of decode to Parquet, by precision and tile. To Parquet, without truth columns, one
 process draws, decodes, compresses and writes, with threads around one engine; `generate` has worker
 processes of Ray for all but the drawing and decoding, which get shards through its object store.
-Last the images/s of decode with the measures of the truth columns. Beside each figure: its
+Last decode with the measures of the truth columns. Beside each figure of encode and decode: its
 share of the largest matrix product's speed measured here, by the operations of the network as it
 was trained, and its share of the device's copy bandwidth, by the bytes of every layer's input and
 output. The weights are random, on which no speed depends but Parquet's; images are as bright as

@@ -10,7 +10,6 @@ plain one in float32 with torch's default layout. ours_ratio is ours over bare, 
 over plain, each the median of the rounds' ratios.
 """
 
-import os
 import statistics
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from avader.model import losses
 from avader.model.schedule import at
 from avader.model.vade import VaDE
+from avader.pipelines.cores import cores
 from avader.pipelines.memory import keep_freed_memory
 from avader.recipe import Recipe
 from avader.training.data import MemoryImages
@@ -36,7 +36,7 @@ def main() -> None:
     """Time the three loops in turn and print images per second and ratios."""
     quick = options(__doc__ or "").quick
     keep_freed_memory()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     batch, batches, rounds = (8, 1, 2) if quick else (64, 2, 7)
     recipe = recipe_of("paper", mode="paper", precision="auto", optimiser={"batch": batch})
     size, native = recipe.network.size, has_native_bfloat16("cpu")

@@ -138,7 +138,7 @@ def load_model(
 
     device: torch's name, such as cpu or cuda. precision: float32, or bfloat16, faster where the
     device has it natively, which changes probabilities slightly. tile: images computed at once;
-    0 takes 16, on a GPU 256 or as many as it has memory for.
+    0 takes 16, on a GPU 256 or as many as it has memory for. The last bits depend on it.
     Raises InputError for a folder that is no whole model and for a device that is not there.
     """
     return made_ready(models.read_model(uri), device, precision, tile=tile)

@@ -11,7 +11,7 @@ Legend: B images, C bands, H W pixels, D latent dimensions, K components.
 import copy
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -76,7 +76,7 @@ class Engine:
         self.mixture = GaussianMixture(*(part.detach().cpu() for part in model.mixture()))
         # A tensor, because torch divides by a plain number on a GPU as x * (1 / 255).
         self._white = torch.tensor(255.0, device=self.device)
-        self._lanes: dict[tuple[str, object, torch.dtype, torch.Size], Lanes] = {}
+        self._lanes: dict[tuple[str, Hashable, torch.dtype, torch.Size], Lanes] = {}
 
     def encode(self, images: Images) -> tuple[Floats, Floats]:
         """Images (B, C, H, W), uint8 or floats in [0, 1] -> mean and logvar (B, D) float32.
@@ -109,7 +109,7 @@ class Engine:
         """Latents (B, D) -> images as decode_pixels gives them, and what is measured of each.
 
         measure: of images (T, C, H, W) float32 on the device, before they are rounded and clipped,
-        some numbers of each, (T, M) float32.
+        some numbers of each, (T, M) float32; the same function each time, as a GPU compiles each.
         """
         # One array of bytes, so that a GPU sends both back at once.
         width = 4 * measure(torch.zeros(1, *self.image_shape)).shape[1]
@@ -192,7 +192,7 @@ class Engine:
         return placed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _fill(
-        self, results: NDArray[Any], rows: NDArray[Any], compute: Compute, by: object = None
+        self, results: NDArray[Any], rows: NDArray[Any], compute: Compute, by: Hashable = None
     ) -> None:
         """Fill results with what the network makes of rows; by: what compute depends on besides."""
         if self.device.type == "cuda":
@@ -201,7 +201,7 @@ class Engine:
         else:
             _fill(results, _by_calls(rows, compute, self.tile))
 
-    def _by_lanes(self, rows: NDArray[Any], compute: Compute, tile: int, by: object) -> Tiles:
+    def _by_lanes(self, rows: NDArray[Any], compute: Compute, tile: int, by: Hashable) -> Tiles:
         example = torch.from_numpy(np.zeros((tile, *rows.shape[1:]), rows.dtype))
         key = (compute.__name__, by, example.dtype, example.shape)
         if key not in self._lanes:

@@ -23,6 +23,8 @@ from avader.recipe import Network
 
 LANES = 2
 """Tiles under way."""
+COMPUTATIONS = 4
+"""Each with lanes of its own: to encode, to decode, to pixels without measures and with them."""
 # A library may choose its kernels and take its work space on the first calls; not while captured.
 FIRST_CALLS = 2
 # No choice of kernels by time.
@@ -52,10 +54,13 @@ def check_tile(tile: int, network: Network, device: torch.device) -> None:
 
 
 def suiting_tile(network: Network, device: torch.device) -> int:
-    """Images at once that suit a device: on a GPU no more than it has memory for."""
+    """Images at once that suit a device: on a GPU 256, halved until its free memory has room."""
     if device.type != "cuda":
         return TILES["cpu"]
-    return max(1, min(TILES["gpu"], _room(network, device)[0]))
+    tile, room = TILES["gpu"], _room(network, device)[0] // COMPUTATIONS
+    while tile > max(1, room):
+        tile //= 2
+    return tile
 
 
 def _room(network: Network, device: torch.device) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from avader.io import shards
 from avader.io.manifest import Manifest
 from avader.io.models import ModelFiles
 from avader.pipelines.cluster import TORCH_DEVICE
-from avader.pipelines.dry_run import OVERLAPPED, Trial, trial_rows
+from avader.pipelines.dry_run import OVERLAPPED, Step, Trial, Work, trial_rows
 from avader.pipelines.emulated import say_emulated
 from avader.pipelines.matching import check_model, preparation
 from avader.pipelines.memory import (
@@ -95,19 +95,12 @@ def _ready(cutouts: pa.Table) -> Read:
     return cutouts, []
 
 
-def _trial(
-    settings: ClassifySettings, data: Manifest, prepare: Callable[[pa.Table], Read]
-) -> Callable[[], UnitRows]:
+def _trial(settings: ClassifySettings, data: Manifest, prepare: Callable[[pa.Table], Read]) -> Work:
     part = next(part for part in data.parts if part["rows"])
     few = trial_rows(settings.tile, settings.device)
     cutouts = shards.read_part(data.uri, part["path"]).slice(0, few)
-    unit = ClassifyUnit(settings)
-
-    @one_thread()
-    def work() -> UnitRows:
-        return unit(Unit("trial", {}), prepare(cutouts))
-
-    return work
+    classify = one_thread()(partial(ClassifyUnit(settings), Unit("trial", {})))
+    return [Step(lambda _: prepare(cutouts), pooled=False), Step(classify)]
 
 
 def _need(settings: ClassifySettings, data: Manifest, model: ModelFiles) -> Need:

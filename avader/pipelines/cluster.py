@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 # Read when ray.data is imported: without it each execution starts 32 footer readers.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
@@ -66,13 +66,11 @@ def cluster(settings: ClusterSettings, need: Need | None = None) -> Iterator[Poo
 
 
 def _pool(settings: ClusterSettings, device: str = "cpu") -> Pool:
-    resources = ray.cluster_resources()
+    nodes = _nodes(settings)
     if device == "cpu":
-        cpus = int(resources.get("CPU", 1))
-        if not address_of(settings) and len(_alive()) == 1:
-            cpus = min(cpus, cores())  # a local Ray has a slot more
+        cpus = sum(int(node.get("CPU", 0)) for node in nodes)
         return Pool(workers=settings.workers or max(1, cpus), gpus=0)
-    gpus = int(resources.get("GPU", 0))
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
     if not gpus:
         raise InputError("wanted GPUs (--device gpu), got a cluster without; use --device cpu")
     return Pool(workers=settings.workers or gpus, gpus=1, apart=True)
@@ -81,7 +79,7 @@ def _pool(settings: ClusterSettings, device: str = "cpu") -> Pool:
 def _counted_pool(settings: ClusterSettings, need: Need) -> Pool:
     """The pool, with no more workers than there is memory for; says what each takes."""
     pool = _pool(settings, need.device)
-    nodes = [node["Resources"] for node in _alive()]
+    nodes = _nodes(settings)
     need = replace(need, helpers=helpers_with_room(nodes, need))
     room = workers_with_room(nodes, need)
     slot = need.device.upper()
@@ -119,8 +117,12 @@ def _start(settings: ClusterSettings) -> None:
     ray.init(address="local", num_cpus=slots, include_dashboard=False, **options)
 
 
-def _alive() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
+def _nodes(settings: ClusterSettings) -> list[dict[str, float]]:
+    """What Ray has on each machine for workers."""
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    if len(nodes) == 1 and not address_of(settings):  # a local Ray has a slot more
+        nodes[0]["CPU"] = min(nodes[0].get("CPU", 0), max(settings.workers, cores()))
+    return nodes
 
 
 def quieten_data() -> None:

@@ -4,7 +4,7 @@ Where rows have positions, shards are the pixels that all rows together ask for:
 joined, those that grew too large are split. Rows and rejects stay as they are.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from avader.config import CompactSettings
 from avader.errors import InputError
 from avader.io import growth, shards, storage
 from avader.io.manifest import Manifest
-from avader.pipelines.dry_run import Trial
+from avader.pipelines.dry_run import Step, Trial, Work
 from avader.pipelines.memory import file_bytes, joining_need
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.stages import Stage, UnitRows
@@ -170,7 +170,7 @@ def _within(table: pa.Table, first: int, stop: int) -> pa.Table:
     return table.take(np.flatnonzero((places >= first) & (places < stop)))
 
 
-def _trial(held: Manifest, schema: pa.Schema) -> Callable[[], UnitRows]:
+def _trial(held: Manifest, schema: pa.Schema) -> Work:
     part = next(part for part in held.parts if part["rows"])
     unit = Unit("trial", {"parts": _named([part]), "rejects": []})
-    return partial(_join, held.uri, schema, unit, None)
+    return [Step(partial(_join, held.uri, schema, unit))]

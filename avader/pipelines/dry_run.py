@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from avader.config import Machine, UnitSettings
 from avader.errors import InputError
@@ -24,18 +25,31 @@ RAYS = 0.7
 """Of a machine's memory, what Ray gives to workers; the rest is its object store."""
 
 
+class Step(NamedTuple):
+    """A step of a piece of work: of what the step before made, None at first, what this makes.
+
+    pooled: whether a worker does it; on GPUs other processes do the rest.
+    """
+
+    do: Callable[[Any], Any]
+    pooled: bool = True
+
+
+Work = Sequence[Step]
+"""The steps of a piece of work, the last of which makes its UnitRows."""
+
+
 @dataclass(frozen=True)
 class Trial:
     """A piece of a run's work in this process.
 
     rows: objects of the whole run. size: bytes that it reads, 0 for none. start: called once, gives
-    the function that does the piece; None where pace says it all: objects a second of all workers
-    together.
+    the piece's steps; None where pace says it all: objects a second of all workers together.
     """
 
     rows: int
     size: int
-    start: Callable[[], Callable[[], UnitRows]] | None = None
+    start: Callable[[], Work] | None = None
     pace: float = 0.0
 
 
@@ -107,29 +121,37 @@ def _here(need: Need) -> Need:
 class Piece:
     """A piece of a run's work that was done.
 
-    rows: objects that it took. size: bytes of their file. computing, writing: seconds until its
-    rows were there, and from them to the file.
+    rows: objects that it took. size: bytes of their file. pooled, others: seconds of the steps that
+    a worker does, and of the others and the file.
     """
 
     rows: int
     size: int
-    computing: float
-    writing: float
+    pooled: float
+    others: float
 
     def rate(self, need: Need) -> float:
-        """Objects a second of one worker; for a GPU's, others write meanwhile."""
+        """Objects a second of one worker; for a GPU's, others do the rest meanwhile."""
         if need.device == "cpu":
-            return self.rows / (self.computing + self.writing)
-        return self.rows / max(self.computing, self.writing / need.helpers)
+            return self.rows / (self.pooled + self.others)
+        return self.rows / max(self.pooled, self.others / need.helpers)
 
 
-def _done(work: Callable[[], UnitRows], writer: Mapping[str, Any]) -> Piece:
+def _done(work: Work, writer: Mapping[str, Any]) -> Piece:
     """The piece of work, and its rows as a file."""
-    began = time.perf_counter()
-    made = work()
-    computed = time.perf_counter()
-    written = len(shards.parquet_bytes(made.table, writer))
-    return Piece(made.rows_in, written, computed - began, time.perf_counter() - computed)
+    made: Any = None
+    took = {True: 0.0, False: 0.0}
+    for do, pooled in [*work, Step(partial(_as_file, writer), pooled=False)]:
+        began = time.perf_counter()
+        made = do(made)
+        took[pooled] += time.perf_counter() - began
+    rows, written = made
+    return Piece(rows, written, pooled=took[True], others=took[False])
+
+
+def _as_file(writer: Mapping[str, Any], made: UnitRows) -> tuple[int, int]:
+    """Objects that were taken, and bytes of the file."""
+    return made.rows_in, len(shards.parquet_bytes(made.table, writer))
 
 
 def _say_measured(

@@ -9,7 +9,7 @@ has rows for, and new tiles where there was none; no file of rows is touched. Th
 files are then written anew, and there is a new margin.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,11 +19,11 @@ from avader.catalogue.provenance import provenance
 from avader.config import HatsSettings
 from avader.io import growth, manifest, shards, storage
 from avader.io.manifest import Manifest
-from avader.pipelines.dry_run import Trial
+from avader.pipelines.dry_run import Step, Trial, Work
 from avader.pipelines.finished import is_done, say_finished
 from avader.pipelines.memory import joining_need
 from avader.pipelines.progress import Progress, say
-from avader.pipelines.stages import Stage, UnitRows
+from avader.pipelines.stages import Stage
 from avader.pipelines.tiling.margin import make_margin, margin_name
 from avader.pipelines.tiling.versions import (
     Version,
@@ -102,10 +102,11 @@ def _plan(settings: HatsSettings, version: Version) -> Plan:
     )
 
 
-def _trial(uri: str, plan: Plan) -> Callable[[], UnitRows]:
+def _trial(uri: str, plan: Plan) -> Work:
     """Joins the first tile's first part alone."""
     first = plan.units[0]
-    return partial(join_parts, uri, Unit(first.name, {"parts": first.inputs["parts"][:1]}), None)
+    unit = Unit(first.name, {"parts": first.inputs["parts"][:1]})
+    return [Step(partial(join_parts, uri, unit))]
 
 
 def _finish(

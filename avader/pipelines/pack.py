@@ -1,6 +1,6 @@
 """`pack`: cutouts of any source become shards, of pixels or files, with a manifest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +11,7 @@ from avader.config import PackSettings, like_preprocessing
 from avader.io import growth, manifest, storage
 from avader.io.models import read_model
 from avader.pipelines.closing import reasons, reject_lines
-from avader.pipelines.dry_run import TRIAL_ROWS, Trial
+from avader.pipelines.dry_run import TRIAL_ROWS, Step, Trial, Work
 from avader.pipelines.duplicates import Duplicates, find_duplicates
 from avader.pipelines.memory import packing_need
 from avader.pipelines.packing.adding import Increment, increment_of
@@ -24,7 +24,7 @@ from avader.pipelines.packing.planning import (
 from avader.pipelines.packing.worker import PackUnit
 from avader.pipelines.progress import Progress, say
 from avader.pipelines.services import SharedPace, check_service, find_witness, service_of
-from avader.pipelines.stages import Stage, UnitRows
+from avader.pipelines.stages import Stage
 from avader.pipelines.units import finish_folder
 from avader.plan import Plan, Unit
 from avader.recipe import Preprocessing
@@ -114,13 +114,13 @@ def _trial(
     return Trial(source.objects, round(size), lambda: _first_with_objects(source, worker))
 
 
-def _first_with_objects(source: Source, worker: PackUnit) -> Callable[[], UnitRows]:
+def _first_with_objects(source: Source, worker: PackUnit) -> Work:
     """Packs the first piece, of a few from all of a source, of which anything is selected."""
     pieces = source.units(TRIAL_ROWS)
     for piece in pieces[:: -(-len(pieces) // TRIED)]:
         if worker(piece, None).rows_in:
-            return partial(worker, piece, None)
-    return partial(worker, pieces[0], None)
+            return [Step(partial(worker, piece))]
+    return [Step(partial(worker, pieces[0]))]
 
 
 def _opening(settings: PackSettings, source: Source, plan: Plan, service: Service | None) -> str:

@@ -219,7 +219,7 @@ def test_a_tile_that_a_gpu_has_no_memory_for(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device", "free", "tile"), [("cpu", 0, 16), ("cuda", 80, 256), ("cuda", 1, 42)]
+    ("device", "free", "tile"), [("cpu", 0, 16), ("cuda", 80, 256), ("cuda", 4, 32)]
 )
 def test_a_tile_that_suits_a_device(monkeypatch, device, free, tile):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free * 2**30, 80 * 2**30))

@@ -59,8 +59,7 @@ def test_processes_without_work_for_a_while_stay():
 )
 def test_what_there_is_too_little_of_is_named(monkeypatch, caplog, node, lacking):
     caplog.set_level("INFO", "avader")
-    monkeypatch.setattr(cluster, "_alive", lambda: [{"Resources": node}])
-    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    monkeypatch.setattr(cluster, "_nodes", lambda _: [node])
     settings = CompactSettings(data="d", out="o", workers=8)
     assert cluster._counted_pool(settings, SMALL).workers == int(lacking[0])
     assert lacking in caplog.text

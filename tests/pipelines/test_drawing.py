@@ -42,7 +42,8 @@ def test_a_trial_has_as_many_objects_as_there_are_to_learn_from(model):
     counts = {0: TRIAL_ROWS, 1: 50_000}
     run = planned(model, count=0, counts=counts, cone=(150.0, 2.0, 3600.0), rows_per_shard=5000)
     assert objects(run.plan.units[0]) > TRIAL_ROWS
-    made = run.trial()()
+    (step,) = run.trial()
+    made = step.do(None)
     assert made.rows_in == TRIAL_ROWS
     assert set(made.table["component"].to_pylist()) == {0, 1}
 

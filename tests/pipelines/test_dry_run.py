@@ -159,6 +159,7 @@ def test_others_write_for_a_gpu(monkeypatch):
     assert dry_run.Piece(100, 0, 1.0, 32.0).rate(need) == 50
     assert dry_run.Piece(100, 0, 4.0, 32.0).rate(need) == 25
     assert dry_run.Piece(100, 0, 4.0, 6.0).rate(Need()) == 10
+    assert dry_run._here(Need()) == Need()
     monkeypatch.setattr(dry_run, "RAYS", 0)
     assert dry_run._here(Need(device="gpu")) == Need(device="gpu")
 

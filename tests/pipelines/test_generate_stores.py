@@ -75,7 +75,10 @@ def test_a_dry_run_tells_bytes_and_time(model, tmp_path, caplog, monkeypatch, st
     generate.run(GenerateSettings(**given, workers=1))
     written = sum(path.stat().st_size for path in (tmp_path / "out" / "parts").glob("*"))
     assert f"  writes about {size(written)}\n" in caplog.text + "\n"
-    said = rf"takes about 30 s .* 2 worker\(s\) of {count / 60:,.1f} .* as {count} were done here"
+    # Drawing, encoding as files, writing.
+    steps = 3 if store["store"] == "encoded" else 2
+    rate = count / (30 * steps)
+    said = rf"about {15 * steps} s .* 2 worker\(s\) of {rate:,.1f} .* as {count} were done here"
     assert re.search(said, caplog.text)
 
 

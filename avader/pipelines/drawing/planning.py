@@ -1,8 +1,8 @@
 """What a run of `generate` draws and how: its plan, its stages, what its folder says of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial, reduce
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -18,9 +18,9 @@ from avader.pipelines.drawing.adding import SkyIncrement, increment_of
 from avader.pipelines.drawing.observing import Observing, observing_of
 from avader.pipelines.drawing.placing import Placing, placing_of, shares_in
 from avader.pipelines.drawing.worker import DRAWN_ROWS, DrawUnit, EncodeUnit
-from avader.pipelines.dry_run import trial_rows
+from avader.pipelines.dry_run import Step, Work, trial_rows
 from avader.pipelines.memory import Need, network_bytes
-from avader.pipelines.stages import Stage, UnitRows
+from avader.pipelines.stages import Stage
 from avader.plan import Plan, Receipt, Unit
 from avader.synthetic.sky import DECODE_ROWS
 
@@ -123,19 +123,15 @@ class SkyRun:
             stages.append(Stage("encode", lambda: encode))
         return stages
 
-    def trial(self) -> Callable[[], UnitRows]:
+    def trial(self) -> Work:
         """A piece of the largest unit's work, for a dry run."""
         largest = max(self.plan.units, key=_objects)
         images = trial_rows(self.settings.tile, self.settings.device)
         rows = DRAWN_ROWS if self.settings.store == "recipe" else images
         unit = Unit(largest.name, {"ranges": _first(rows, largest.inputs["ranges"])})
-        steps = [stage.make() for stage in self.stages()]
-
-        @one_thread()
-        def work() -> UnitRows:
-            return reduce(lambda made, step: step(unit, made), steps, None)
-
-        return work
+        return [
+            Step(one_thread()(partial(stage.make(), unit)), stage.pooled) for stage in self.stages()
+        ]
 
     def facts(self) -> dict[str, Any]:
         """What readers of the folder need."""
