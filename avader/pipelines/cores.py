@@ -3,6 +3,6 @@
 
 def cores() -> int:
     """CPUs that this process may use: by its affinity and its container's quota too."""
-    from joblib import cpu_count  # 0.3 s, and memory of every worker, none of which asks
+    from joblib import cpu_count  # takes 0.3 s, and workers do not ask
 
     return int(cpu_count())
