@@ -61,7 +61,7 @@ class Teller:
         if state.progress is None or not state.progress.images:
             return
         self.pace.batch(state.progress.images)
-        if time.monotonic() - self.said < QUIET:
+        if time.monotonic() - self.said < QUIET or state.progress.images >= self.rows:
             return
         self.said = time.monotonic()
         row = means(state.progress, self.recipe, at(self.recipe.schedule, state.epoch))

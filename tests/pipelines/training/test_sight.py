@@ -99,6 +99,7 @@ def test_lines_of_epochs_and_within_them(tmp_path, monkeypatch):
     assert within[0].endswith("left at this rate")
     assert within[-1].startswith("  static 2, epoch 9 of 9, ")
     assert within[-1].endswith(" left")
+    assert not any("60 of 60 images" in line for line in lines)  # the epoch's own line follows
     ends = [line for line in lines if " of 9: loss " in line]
     assert len(ends) == EPOCHS
     assert "components" in ends[-1]
